@@ -2,7 +2,7 @@
 
 Rules that hold for all of them (plugins.md part A):
 
-* Every method runs on the event loop thread and must not block; :func:`asyncio.to_thread` is for work that does.
+* Every method runs on the event loop thread and must not block; :func:`asyncio.to_thread` is for what does.
 * Methods that are not coroutines are on the hot path and must return at once.
 * An exception that leaves a method is the error of that one operation. It is logged and answered; it never
   ends the server. :class:`PluginError` is the exception for an error whose text may be shown to a client.

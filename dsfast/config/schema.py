@@ -1,0 +1,480 @@
+"""The one schema of the configuration: names, types, defaults, bounds and their meaning (configuration.md 2).
+
+Everything else is derived from it: the loader (:mod:`dsfast.config.loader`) validates by it and fills in the
+defaults, :mod:`dsfast.config.document` writes ``docs/configuration.md`` from it.
+
+Attributes are snake_case, keys of a configuration the same names in camelCase (``rpc.ack_timeout`` is the key
+``rpc.ackTimeout``). Times are milliseconds and sizes bytes unless the description says otherwise.
+
+``Meta(extra=...)`` carries what msgspec has no word for:
+
+* ``before``: function applied to a given value before its type is checked;
+* ``advisory_minimum``: a bound that upstream declares but never enforced; passing it is a warning, so that
+  configurations that worked go on working.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from dsfast.plugin import LogLevel
+
+__all__ = [
+    "AuthSection",
+    "CacheOptions",
+    "CacheSection",
+    "Config",
+    "EnabledFeatures",
+    "HttpServerOptions",
+    "HttpServerSection",
+    "ListenConfig",
+    "LoggerOptions",
+    "LoggerSection",
+    "MonitoringSection",
+    "NoStorageSection",
+    "PermissionSection",
+    "PluginSection",
+    "RecordConfig",
+    "RpcConfig",
+    "Section",
+    "SqliteOptions",
+    "SqliteSection",
+    "WebSocketOptions",
+    "WebSocketSection",
+]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Section(msgspec.Struct, kw_only=True, rename="camel"):
+    """A part of the configuration; also readable as a mapping with the original keys (plugins.md A.2)."""
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return getattr(self, self.__struct_fields__[self.__struct_encode_fields__.index(key)])
+        except ValueError:
+            raise KeyError(key) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__struct_encode_fields__)
+
+    def __len__(self) -> int:
+        return len(self.__struct_encode_fields__)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.__struct_encode_fields__
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Value of a key, ``default`` for an unknown key."""
+        return self[key] if key in self else default  # noqa: SIM401 - this is get
+
+    def keys(self) -> list[str]:
+        """The original (camelCase) keys."""
+        return list(self.__struct_encode_fields__)
+
+    def values(self) -> list[Any]:
+        """The values in the order of :meth:`keys`."""
+        return [self[key] for key in self]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Pairs of key and value."""
+        return [(key, self[key]) for key in self]
+
+
+# A base class would bring its own metaclass, which msgspec's does not combine with.
+Mapping.register(Section)
+
+
+def _log_level(value: Any) -> Any:
+    if isinstance(value, str) and value.upper() in LogLevel.__members__:
+        return LogLevel[value.upper()]
+    return value
+
+
+def _empty_for_none(value: Any) -> Any:
+    return [] if value is None else value
+
+
+def _server_name(value: Any) -> Any:
+    return generated_server_name() if value == "UUID" else value
+
+
+def _unauthenticated_timeout(value: Any) -> Any:
+    # Upstream takes booleans too: false = never. There, true means one millisecond, which nobody wants.
+    if value is False:
+        return None
+    return DEFAULT_UNAUTHENTICATED_TIMEOUT if value is True else value
+
+
+def generated_server_name() -> str:
+    """A name for a server that was given none; unique for all practical purposes."""
+    return secrets.token_hex(8)
+
+
+DEFAULT_UNAUTHENTICATED_TIMEOUT = 180_000
+
+Positive = Annotated[int, Meta(ge=1)]
+Text = Annotated[str, Meta(min_length=1)]
+
+Level = Annotated[
+    LogLevel,
+    Meta(
+        description="Lowest level logged: 0 debug, 1 info, 2 warn, 3 error, 4 fatal, 100 off; or the name.",
+        extra={"before": _log_level},
+    ),
+]
+
+
+class EnabledFeatures(Section):
+    """Which topics the server answers; messages of a disabled one get `UNKNOWN_TOPIC`."""
+
+    record: Annotated[bool, Meta(description="Records and lists.")] = True
+    event: Annotated[bool, Meta(description="Events.")] = True
+    rpc: Annotated[bool, Meta(description="Remote procedure calls.")] = True
+    presence: Annotated[bool, Meta(description="Presence.")] = True
+
+
+class RpcConfig(Section):
+    """Remote procedure calls."""
+
+    ack_timeout: Annotated[
+        int,
+        Meta(description="Time in which a provider has to accept a call.", extra={"advisory_minimum": 1}),
+    ] = 1000
+    response_timeout: Annotated[
+        int,
+        Meta(description="Time in which a provider has to answer a call.", extra={"advisory_minimum": 1}),
+    ] = 10_000
+    provide_requestor_name: Annotated[
+        bool, Meta(description="Tell the provider the user id of the caller.")
+    ] = False
+    provide_requestor_data: Annotated[
+        bool, Meta(description="Tell the provider the client data of the caller.")
+    ] = False
+
+
+class RecordConfig(Section):
+    """Records."""
+
+    cache_retrieval_timeout: Annotated[
+        int, Meta(description="Time limit of a read from the cache.", extra={"advisory_minimum": 50})
+    ] = 1000
+    storage_retrieval_timeout: Annotated[
+        int, Meta(description="Time limit of a read from the storage.", extra={"advisory_minimum": 50})
+    ] = 2000
+    storage_exclusion_prefixes: Annotated[
+        list[str],
+        Meta(
+            description="Records whose names start so are never stored, only cached.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=list)
+    storage_hot_path_prefixes: Annotated[
+        list[str],
+        Meta(
+            description="Whole updates of records whose names start so skip loading and version checks.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=list)
+    write_ack_timeout: Annotated[
+        int,
+        Meta(description="Time after which a write that is not durable yet is answered by an error.", ge=1),
+    ] = 30_000
+    max_size: Annotated[int, Meta(description="Largest size of a record as JSON text.", ge=1)] = 16 * MIB
+    max_index_growth: Annotated[
+        int, Meta(description="Elements that one path may add to an array beyond its end.", ge=0)
+    ] = 10_000
+    max_array_length: Annotated[
+        int, Meta(description="Elements an array may have after a path has written to it.", ge=1)
+    ] = 1_000_000
+
+
+class ListenConfig(Section):
+    """Listening: clients that provide records or events on demand."""
+
+    shuffle_providers: Annotated[
+        bool, Meta(description="Ask the matching providers in random order instead of the order they came.")
+    ] = True
+    response_timeout: Annotated[
+        int,
+        Meta(description="Time in which a provider has to accept or reject.", extra={"advisory_minimum": 50}),
+    ] = 500
+    rematch_interval: Annotated[
+        int,
+        Meta(
+            description="Time between two searches for names without a provider; 1000 and less: never.",
+            extra={"advisory_minimum": 50},
+        ),
+    ] = 30_000
+    match_cooldown: Annotated[
+        int,
+        Meta(
+            description="Time for which a provider that rejected a name is not asked for it again.",
+            extra={"advisory_minimum": 50},
+        ),
+    ] = 10_000
+    max_pattern_length: Annotated[int, Meta(description="Longest pattern, in bytes.", ge=1)] = 1024
+    max_patterns_per_client: Annotated[int, Meta(description="Patterns one connection may hold.", ge=1)] = (
+        1000
+    )
+
+
+class HttpServerOptions(Section):
+    """The port that serves websockets and HTTP."""
+
+    host: Annotated[str, Meta(description="Address to listen on.", min_length=1)] = "0.0.0.0"
+    port: Annotated[int, Meta(description="Port to listen on; 0 takes any free one.", ge=0, le=65_535)] = 6020
+    health_check_path: Annotated[
+        str, Meta(description="`GET` of this path answers 200 while the server works.", min_length=1)
+    ] = "/health-check"
+    max_message_size: Annotated[int, Meta(description="Largest body of a request.", ge=0)] = MIB
+
+
+class HttpServerSection(Section):
+    """The HTTP server. dsfast has one; both upstream types select it."""
+
+    type: Literal["default", "uws"] = "default"
+    options: HttpServerOptions = field(default_factory=HttpServerOptions)
+
+
+class WebSocketOptions(Section):
+    """Options of a websocket endpoint (connection-and-auth.md section 8)."""
+
+    url_path: Annotated[str, Meta(description="Path of the websocket.", min_length=1)] = "/deepstream"
+    heartbeat_interval: Annotated[
+        int, Meta(description="Time between pings; a client silent for twice as long is cut off.", ge=1)
+    ] = 30_000
+    outgoing_buffer_timeout: Annotated[
+        int,
+        Meta(
+            description="Time for which outgoing messages are collected; 0: one turn of the event loop.", ge=0
+        ),
+    ] = 0
+    max_buffer_byte_size: Annotated[
+        int, Meta(description="Collected bytes that are written at once, without waiting.", ge=0)
+    ] = 100_000
+    unauthenticated_client_timeout: Annotated[
+        Positive | None,
+        Meta(
+            description="Time a client has for its login; false or null: unlimited.",
+            extra={"before": _unauthenticated_timeout},
+        ),
+    ] = DEFAULT_UNAUTHENTICATED_TIMEOUT
+    max_auth_attempts: Annotated[
+        int, Meta(description="Refused logins after which the connection is closed.", ge=1)
+    ] = 3
+    log_invalid_auth_data: Annotated[
+        bool, Meta(description="Write refused login data to the log. That includes passwords.")
+    ] = False
+    max_message_size: Annotated[int, Meta(description="Largest incoming websocket message.", ge=0)] = MIB
+    max_outgoing_bytes: Annotated[
+        int, Meta(description="Bytes that may wait for a client that reads slowly.", ge=1)
+    ] = 8 * MIB
+    slow_consumer_policy: Annotated[
+        Literal["close", "conflate"],
+        Meta(
+            description="Beyond that: close the connection (code 1013), or first replace the waiting changes "
+            "of records by their newest version."
+        ),
+    ] = "close"
+    max_bad_messages: Annotated[
+        int, Meta(description="Undecodable messages after which the connection is closed.", ge=1)
+    ] = 20
+    max_names_per_message: Annotated[
+        int, Meta(description="Names that one message may carry (bulk subscriptions).", ge=1)
+    ] = 100_000
+
+
+class WebSocketSection(Section):
+    """An endpoint for clients; the binary websocket protocol."""
+
+    type: Literal["ws-binary"] = "ws-binary"
+    options: WebSocketOptions = field(default_factory=WebSocketOptions)
+
+
+class PluginSection(Section):
+    """Give the `name` of a class registered with `register_plugin`, or in Python the `class` itself."""
+
+    name: Annotated[Text | None, Meta(description="Name given to `register_plugin`.")] = None
+    plugin_class: Annotated[Any, Meta(description="The class itself (configurations in Python only).")] = (
+        field(default=None, name="class")
+    )
+    options: Annotated[dict[str, Any], Meta(description="Handed to the plugin as they are.")] = field(
+        default_factory=dict
+    )
+
+
+class LoggerOptions(Section):
+    """Options of the built-in logger."""
+
+    colors: Annotated[bool, Meta(description="Colour the lines, if written to a terminal.")] = True
+    log_level: Annotated[
+        LogLevel | None,
+        Meta(description="Own level; without it `logLevel` holds.", extra={"before": _log_level}),
+    ] = None
+
+
+class LoggerSection(Section):
+    """The built-in logger: lines of text on standard output, warnings and errors on standard error."""
+
+    type: Literal["default"] = "default"
+    options: LoggerOptions = field(default_factory=LoggerOptions)
+
+
+class CacheOptions(Section):
+    """Options of the memory cache. Only what the storage holds is ever evicted."""
+
+    max_entries: Annotated[Positive | None, Meta(description="Records kept; null: unlimited.")] = None
+    max_bytes: Annotated[Positive | None, Meta(description="Bytes kept; null: unlimited.")] = None
+    ttl: Annotated[Positive | None, Meta(description="Seconds an unused record is kept; null: for ever.")] = (
+        None
+    )
+
+
+class CacheSection(Section):
+    """The built-in cache, in the memory of the server."""
+
+    type: Literal["default"] = "default"
+    options: CacheOptions = field(default_factory=CacheOptions)
+
+
+class SqliteOptions(Section):
+    """Options of the SQLite storage (storages.md section 10)."""
+
+    path: Annotated[Text | None, Meta(description="Database file; without it `<dataDir>/dsfast.db`.")] = None
+    durability: Annotated[
+        Literal["full", "normal", "async", "off"],
+        Meta(
+            description="What a write acknowledgement promises: on the disk (full), handed to the operating "
+            "system (normal), nothing (async); off may destroy the file in a power failure."
+        ),
+    ] = "full"
+    sync_interval: Annotated[
+        int, Meta(description="With durability normal: time between two commits that reach the disk.", ge=1)
+    ] = 1000
+    flush_interval: Annotated[
+        int,
+        Meta(description="Time that a write without acknowledgement may wait for others to join it.", ge=0),
+    ] = 5
+    max_batch: Annotated[int, Meta(description="Records written in one transaction.", ge=1)] = 2000
+    compress: Annotated[
+        Literal["none", "zlib", "lz4"], Meta(description="How values of 1 KiB and more are compressed.")
+    ] = "none"
+    check_on_crash: Annotated[
+        bool, Meta(description="Check the file at a start after a crash, if it is smaller than 1 GiB.")
+    ] = True
+    allow_network_file_system: Annotated[
+        bool, Meta(description="Accept a path on a network file system, where locks may not hold.")
+    ] = False
+    max_pending: Annotated[
+        int, Meta(description="Writes that may wait; beyond that new ones are refused.", ge=1)
+    ] = 200_000
+    max_pending_bytes: Annotated[int, Meta(description="Bytes that may wait to be written.", ge=1)] = (
+        256 * MIB
+    )
+    shutdown_timeout: Annotated[
+        int, Meta(description="Time for the last writes when the server stops.", ge=1)
+    ] = 10_000
+
+
+class SqliteSection(Section):
+    """The built-in storage: one SQLite file."""
+
+    type: Literal["sqlite"] = "sqlite"
+    options: SqliteOptions = field(default_factory=SqliteOptions)
+
+
+class NoStorageSection(Section):
+    """Nothing is stored; records live as long as the server."""
+
+    type: Literal["none", "default"] = "none"
+
+
+class AuthSection(Section):
+    """Open login: everybody is let in."""
+
+    # Required: an entry that forgot its type must not open the server to everybody.
+    type: Literal["none"]
+
+
+class PermissionSection(Section):
+    """Open permission: everybody may do everything."""
+
+    type: Literal["none"] = "none"
+
+
+class MonitoringSection(Section):
+    """No monitoring."""
+
+    type: Literal["none"] = "none"
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    server_name: Annotated[
+        str,
+        Meta(
+            description="Name of this server, unique among its peers; absent or `UUID`: a generated one.",
+            min_length=1,
+            extra={"before": _server_name, "shown_default": "generated"},
+        ),
+    ] = field(default_factory=generated_server_name)
+    show_logo: Annotated[bool, Meta(description="Print a start-up banner.")] = False
+    log_level: Level = LogLevel.INFO
+    data_dir: Annotated[
+        str, Meta(description="Directory for what the server keeps on disk.", min_length=1)
+    ] = "./data"
+    dependency_initialization_timeout: Annotated[
+        int, Meta(description="Time in which each service has to become ready.", ge=1000)
+    ] = 2000
+    shutdown_timeout: Annotated[
+        int, Meta(description="Time in which the server stops, the last writes included.", ge=1)
+    ] = 10_000
+    permission_timeout: Annotated[
+        int, Meta(description="Time after which a permission check that waits counts as an error.", ge=1)
+    ] = 10_000
+    authentication_timeout: Annotated[
+        int, Meta(description="Time after which a login check that waits is refused.", ge=1)
+    ] = 60_000
+    exit_on_fatal_error: Annotated[
+        bool, Meta(description="End the process at once, with code 1, when a fatal line is logged.")
+    ] = False
+    enabled_features: EnabledFeatures = field(default_factory=EnabledFeatures)
+    rpc: RpcConfig = field(default_factory=RpcConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
+    listen: ListenConfig = field(default_factory=ListenConfig)
+    http_server: HttpServerSection = field(default_factory=HttpServerSection)
+    connection_endpoints: Annotated[
+        list[WebSocketSection],
+        Meta(description="The protocols that are served.", min_length=1),
+    ] = field(default_factory=lambda: [WebSocketSection()])
+    logger: LoggerSection | PluginSection = field(default_factory=LoggerSection)
+    cache: CacheSection | PluginSection = field(default_factory=CacheSection)
+    storage: SqliteSection | NoStorageSection | PluginSection = field(default_factory=SqliteSection)
+    auth: Annotated[
+        list[AuthSection | PluginSection],
+        Meta(description="Asked one after the other until one knows the user.", min_length=1),
+    ] = field(default_factory=lambda: [AuthSection(type="none")])
+    permission: PermissionSection | PluginSection = field(default_factory=PermissionSection)
+    monitoring: Annotated[
+        list[MonitoringSection | PluginSection], Meta(description="Each is told everything.")
+    ] = field(default_factory=lambda: [MonitoringSection()])
+
+    @property
+    def sqlite_path(self) -> str:
+        """Where the SQLite storage keeps its file."""
+        options = self.storage.options if isinstance(self.storage, SqliteSection) else SqliteOptions()
+        return options.path or str(Path(self.data_dir) / "dsfast.db")
+
+    @property
+    def websocket(self) -> WebSocketOptions:
+        """Options of the (first) endpoint for binary websockets."""
+        return self.connection_endpoints[0].options

@@ -20,14 +20,15 @@ INTRODUCTION = """\
 
 <!-- Generated from dsfast/config/schema.py by `make docs`; changes belong there. -->
 
-No configuration is needed: every key has a default. Times are milliseconds and sizes bytes unless the meaning
-says otherwise. `Server({"rpc": {"ackTimeout": 500}})` takes the keys below; mappings merge with the defaults,
-lists and single values replace them. An unknown key or a value that does not fit stops the start; all problems
-are listed, each with its place and, where one is close, a suggestion. `server.set("rpc.ackTimeout", 500)` changes
-a value at run time.
+No configuration is needed: every key has a default. Times are milliseconds and sizes bytes unless the
+meaning says otherwise. `Server({"rpc": {"ackTimeout": 500}})` takes the keys below; mappings merge with
+the defaults, lists and single values replace them. An unknown key or a value that does not fit stops the
+start; all problems are listed, each with its place and, where one is close, a suggestion.
+`server.set("rpc.ackTimeout", 500)` changes a value at run time.
 
-A mapping where a list is expected counts as a list with one entry; an entry that is null is dropped. A section
-with a `type` chooses a built-in implementation; the last section of this page says how to choose one of your own.
+A mapping where a list is expected counts as a list with one entry; an entry that is null is dropped. A
+section with a `type` chooses a built-in implementation; the last section of this page says how to choose
+one of your own.
 
 "advised" marks bounds that only cause a warning, because deepstream.io never enforced them.
 """

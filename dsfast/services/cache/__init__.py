@@ -1,0 +1,1 @@
+"""Caches: where the records in use are kept."""

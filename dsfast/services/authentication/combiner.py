@@ -16,8 +16,8 @@ __all__ = ["AuthenticationCombiner"]
 class AuthenticationCombiner(Combined[Authentication], Authentication):
     """The authentication service: one or more authentications, asked in order until one knows the user.
 
-    Whatever they do, there is an answer: an exception, an answer that is no :class:`AuthResult`, or none within
-    ``authenticationTimeout`` is logged as ``AUTH_ERROR`` and refuses the login.
+    Whatever they do, there is an answer: an exception, an answer that is no :class:`AuthResult`, or none
+    within ``authenticationTimeout`` is logged as ``AUTH_ERROR`` and refuses the login.
     """
 
     @property

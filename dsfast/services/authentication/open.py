@@ -37,7 +37,7 @@ class OpenAuthentication(Authentication):
             return name or OPEN_USER
         if name is True:
             return "true"
-        if not isinstance(name, int | float) or not name or isnan(name):
+        if not isinstance(name, int | float) or not name or (isinstance(name, float) and isnan(name)):
             return OPEN_USER
         return _number_text(name)
 

@@ -30,7 +30,7 @@ _UNSAFE = re.compile(r"\n(?!\t)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class DefaultLogger(Logger):
-    """Writes ``[<namespace> | ]<EVENT> | <text>``; warnings and errors go to standard error, the rest to output.
+    """Writes ``[<namespace> | ]<EVENT> | <text>``; warnings and errors go to standard error.
 
     Option ``colors`` colours the lines if the stream is a terminal. Metadata is not printed. A stream that
     cannot be written to (a closed pipe) loses the line and nothing else.

@@ -1,0 +1,511 @@
+"""The server: builds its parts in order, starts them, stops them in reverse (configuration.md section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import msgspec
+
+import dsfast
+from dsfast.config import Config, Problem, load, set_value
+from dsfast.config.schema import NoStorageSection, SqliteSection
+from dsfast.plugin import (
+    Authentication,
+    Cache,
+    ConnectionEndpoint,
+    Logger,
+    Monitoring,
+    Permission,
+    Plugin,
+    Storage,
+)
+from dsfast.services import Services
+from dsfast.services.authentication import AuthenticationCombiner
+from dsfast.services.factory import ContractError, build, register_plugin
+from dsfast.services.monitoring import CombinedMonitoring
+
+if TYPE_CHECKING:
+    from dsfast.services.storage.write_behind import WriteBehind
+
+__all__ = ["Server", "StartError", "State", "StateError", "register_plugin"]
+
+
+class State(StrEnum):
+    """Where a server is in its life."""
+
+    STOPPED = "STOPPED"
+    CONFIG_LOADED = "CONFIG_LOADED"
+    LOGGER_INIT = "LOGGER_INIT"
+    SERVICE_INIT = "SERVICE_INIT"
+    HANDLER_INIT = "HANDLER_INIT"
+    PLUGIN_INIT = "PLUGIN_INIT"
+    CONNECTION_ENDPOINT_INIT = "CONNECTION_ENDPOINT_INIT"
+    RUNNING = "RUNNING"
+    CONNECTION_ENDPOINT_SHUTDOWN = "CONNECTION_ENDPOINT_SHUTDOWN"
+    PLUGIN_SHUTDOWN = "PLUGIN_SHUTDOWN"
+    HANDLER_SHUTDOWN = "HANDLER_SHUTDOWN"
+    SERVICE_SHUTDOWN = "SERVICE_SHUTDOWN"
+    LOGGER_SHUTDOWN = "LOGGER_SHUTDOWN"
+
+
+class StateError(RuntimeError):
+    """The call does not fit the state of the server."""
+
+
+class StartError(RuntimeError):
+    """The server could not start; the text is one line for people.
+
+    ``logged`` is True if the logger has already written it as a fatal line.
+    """
+
+    def __init__(self, text: str, *, logged: bool = False) -> None:
+        super().__init__(text)
+        self.logged = logged
+
+
+@dataclass(slots=True)
+class _Part:
+    """Something that was started and has to be closed."""
+
+    name: str
+    close: Callable[[], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class _Phase:
+    """One step of the shutdown: its parts are closed at the same time, within a share of shutdownTimeout."""
+
+    state: State
+    transition: str
+    share: float
+    parts: list[_Part]
+
+
+# Names under which a service may be replaced; upstream's and Python's spelling of these are the same.
+_REPLACEABLE = ("logger", "monitoring", "storage", "cache", "authentication", "permission")
+
+_MOVED = {
+    "auth": "auth has been replaced with authentication",
+    "storageExclusion": (
+        "storageExclusion has been replace with record.storageExclusionPrefixes instead, "
+        "which is an array of prefixes"
+    ),
+}
+
+Listener = Callable[..., None]
+
+
+class Server:
+    """A realtime server in the running event loop.
+
+    ``config`` is a mapping as described in ``docs/configuration.md``, a :class:`Config`, or None for the
+    defaults. Raises :class:`dsfast.ConfigError` if it does not fit. A server runs once: after :meth:`stop`
+    make a new one.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | Config | None = None) -> None:
+        self._warnings: list[Problem] = []
+        self._config = load(config, warnings=self._warnings)
+        self._services = Services(self._on_fatal)
+        self._replaced: dict[str, Any] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        self._state = State.CONFIG_LOADED
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._stop_requested = False
+        self._stopped = asyncio.Event()
+        self._endpoints = _Phase(State.CONNECTION_ENDPOINT_SHUTDOWN, "connection-endpoints-closed", 0.3, [])
+        self._plugins = _Phase(State.PLUGIN_SHUTDOWN, "plugins-closed", 0.05, [])
+        self._handlers = _Phase(State.HANDLER_SHUTDOWN, "handlers-closed", 0.05, [])
+        self._ordinary_services = _Phase(State.SERVICE_SHUTDOWN, "services-closed", 0.05, [])
+        self._storage = _Phase(State.SERVICE_SHUTDOWN, "services-closed", 0.5, [])
+        self._logger = _Phase(State.LOGGER_SHUTDOWN, "logger-closed", 0.05, [])
+
+    # Questions and settings
+
+    @property
+    def state(self) -> State:
+        """Where the server is in its life."""
+        return self._state
+
+    def is_running(self) -> bool:
+        """True between the end of :meth:`start` and the beginning of :meth:`stop`."""
+        return self._state is State.RUNNING
+
+    def get_services(self) -> Services:
+        """The registry of services; it is filled while the server starts."""
+        return self._services
+
+    def get_config(self) -> Config:
+        """The merged configuration. Values that are read at use (time limits) may be changed in it."""
+        return self._config
+
+    def set(self, key: str, value: Any) -> None:
+        """Replace a service, or change a value of the configuration.
+
+        ``key`` is the name of a service (``permission``, ``authentication``, ``cache``, ``storage``,
+        ``logger``, ``monitoring``) with a plugin, a plugin class, or for authentication and monitoring a list
+        of them; or a dotted path of the configuration with its value. Services can be replaced before the
+        start only. Raises :class:`KeyError` for an unknown key, :class:`dsfast.ConfigError` for a value that
+        does not fit and :class:`StateError`.
+        """
+        if key in _MOVED:
+            raise KeyError(_MOVED[key])
+        if key in _REPLACEABLE:
+            if self._state is not State.CONFIG_LOADED:
+                raise StateError(f"{key} can only be replaced before the server is started")
+            self._replaced[key] = value
+            return
+        try:
+            set_value(self._config, key, value)
+        except KeyError:
+            raise KeyError(f'Unknown option or service "{key}"') from None
+        if key in ("logLevel", "log_level") and self._state not in (State.CONFIG_LOADED, State.STOPPED):
+            self._services.logger.set_log_level(self._config.log_level)
+
+    @staticmethod
+    def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
+        """See :func:`dsfast.register_plugin`."""
+        register_plugin(name, plugin_class)
+
+    def on(self, event: str, callback: Listener) -> None:
+        """Call ``callback`` at each ``event``.
+
+        The events are ``started``, ``stopped``, ``FATAL_EXCEPTION``, and ``DEEPSTREAM_STATE_CHANGED``, which
+        passes the new state.
+        """
+        self._listeners.setdefault(event, []).append(callback)
+
+    # Life cycle
+
+    async def start(self) -> None:
+        """Start everything; return when clients can connect.
+
+        Raises :class:`StartError` after everything that had been started was closed again, and
+        :class:`StateError` if the server was started before.
+        """
+        if self._state is not State.CONFIG_LOADED or self._starting is not None:
+            raise StateError(f'Invalid state transition: {{"transition":"start","state":"{self._state}"}}')
+        self._starting = asyncio.create_task(self._bring_up())
+        try:
+            await self._starting
+        except asyncio.CancelledError:
+            if self._stop_requested:
+                raise StartError("The server was stopped while it was starting.") from None
+            raise
+
+    async def stop(self) -> None:
+        """Stop accepting clients, let those connected go, save everything, close.
+
+        Takes at most ``shutdownTimeout`` milliseconds. A part that fails or takes too long is logged and does
+        not keep the others from closing. A call while the server is stopping waits for that; a call after it
+        raises :class:`StateError`; a call during the start ends the start.
+        """
+        if self._state is State.STOPPED:
+            raise StateError("The server is already stopped.")
+        if self._stopping is not None:
+            if self._log is not None:
+                state = f"currently in state {self._state}"
+                self._log.info("INFO", f"Server is currently shutting down, {state}")
+            await asyncio.shield(self._stopping)
+            return
+        self._stop_requested = True
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+            return
+        await self._shut_down_once()
+
+    async def run(self) -> None:
+        """Start, and return when the server has been stopped; cancelling stops it."""
+        await self.start()
+        try:
+            await self._stopped.wait()
+        except asyncio.CancelledError:
+            if self._stopping is None:
+                await self.stop()
+            raise
+
+    async def _bring_up(self) -> None:
+        try:
+            await self._start_logger()
+            await self._start_services()
+            await self._start_handlers()
+            await self._start_plugins()
+            await self._start_endpoints()
+        except BaseException:
+            await self._shut_down_once()
+            raise
+        self._enter(State.RUNNING, "connection-endpoints-started")
+        self._announce()
+        self._emit("started")
+
+    async def _start_logger(self) -> None:
+        self._enter(State.LOGGER_INIT, "start")
+        section = self._config.logger
+        logger = cast(Logger, self._build("logger", section))
+        self._services.logger = logger
+        level = section.options.get("logLevel")
+        logger.set_log_level(self._config.log_level if level is None else level)
+        self._logger.parts.append(_Part("logger", logger.close))
+        await self._make_ready("logger", logger)
+        logger.info("INFO", f"server name: {self._config.server_name}")
+        logger.info("INFO", f"deepstream version: dsfast {dsfast.__version__}")
+        for warning in self._warnings:
+            logger.warn("INVALID_CONFIG_DATA", str(warning).strip())
+
+    async def _start_services(self) -> None:
+        self._enter(State.SERVICE_INIT, "logger-started")
+        services, config = self._services, self._config
+        monitorings = cast(list[Monitoring], self._build_list("monitoring", config.monitoring))
+        services.monitoring = (
+            monitorings[0] if len(monitorings) == 1 else CombinedMonitoring(monitorings, services, config)
+        )
+        services.storage = self._build_storage()
+        services.cache = cast(Cache, self._build("cache", config.cache))
+        entries = cast(list[Authentication], self._build_list("authentication", config.auth))
+        services.authentication = AuthenticationCombiner(entries, services, config)
+        services.permission = cast(Permission, self._build("permission", config.permission))
+
+        self._storage.parts.append(_Part("storage", self._close_storage))
+        started: dict[str, Plugin] = {
+            "storage": services.storage,
+            "cache": services.cache,
+            "permission": services.permission,
+            "monitoring": services.monitoring,
+            "authentication": services.authentication,
+        }
+        for name, plugin in started.items():
+            if name != "storage":
+                self._ordinary_services.parts.append(_Part(name, plugin.close))
+        await _all([self._make_ready(name, plugin) for name, plugin in started.items()])
+        services.storage_writer = self._build_storage_writer()
+
+    async def _start_handlers(self) -> None:
+        from dsfast.handlers import create_router  # noqa: PLC0415 - loads the compiled core
+
+        self._enter(State.HANDLER_INIT, "services-started")
+        router = create_router(self._services, self._config)
+        self._services.message_distributor = router
+        self._handlers.parts.append(_Part("handlers", router.close))
+        if router.record_handler is not None:
+            self._services.permission.set_record_handler(router.record_handler)
+
+    async def _start_plugins(self) -> None:
+        self._enter(State.PLUGIN_INIT, "handlers-started")
+        plugins = self._services.plugins
+        self._plugins.parts += [_Part(name, plugin.close) for name, plugin in plugins.items()]
+        await _all([self._make_ready(name, plugin) for name, plugin in plugins.items()])
+
+    async def _start_endpoints(self) -> None:
+        self._enter(State.CONNECTION_ENDPOINT_INIT, "plugins-started")
+        for section in self._config.connection_endpoints:
+            endpoint = cast(ConnectionEndpoint, self._build("connection_endpoint", section))
+            self._services.connection_endpoints.append(endpoint)
+            self._endpoints.parts.append(_Part("connection endpoint", endpoint.close))
+        for endpoint in self._services.connection_endpoints:
+            await self._make_ready("connection endpoint", endpoint)
+
+    async def _shut_down_once(self) -> None:
+        # A task of its own: whoever waits for it may be cancelled, the shutdown goes on.
+        self._stopping = asyncio.create_task(self._shut_down())
+        await asyncio.shield(self._stopping)
+
+    async def _shut_down(self) -> None:
+        for endpoint in self._services.connection_endpoints:
+            try:
+                endpoint.stop_accepting()
+            except Exception as error:
+                self._services.logger.error("PLUGIN_ERROR", f"an endpoint goes on accepting: {error!r}")
+        transition = "stop"
+        for phase in (
+            self._endpoints,
+            self._plugins,
+            self._handlers,
+            self._ordinary_services,
+            self._storage,
+            self._logger,
+        ):
+            if self._state is not phase.state:
+                self._enter(phase.state, transition)
+            await self._close(phase)
+            transition = phase.transition
+        self._enter(State.STOPPED, transition)
+        self._stopped.set()
+        self._emit("stopped")
+
+    async def _close(self, phase: _Phase) -> None:
+        """Close the parts of a phase at the same time; whatever happens, return in time."""
+        tasks = {asyncio.ensure_future(_call(part.close)): part.name for part in phase.parts}
+        phase.parts = []
+        if not tasks:
+            return
+        timeout = self._config.shutdown_timeout * phase.share
+        _, late = await asyncio.wait(tasks, timeout=timeout / 1000)
+        for task, name in tasks.items():
+            if task in late:
+                task.cancel()
+                self._services.logger.error("PLUGIN_ERROR", f"{name} did not close within {timeout:g} ms")
+            elif not task.cancelled() and (error := task.exception()) is not None:
+                self._services.logger.error("PLUGIN_ERROR", f"{name} failed to close: {error!r}")
+
+    # Building
+
+    def _build(self, kind: str, section: Any, options: Any = None) -> Plugin:
+        """The plugin of a kind: what :meth:`set` was given, else what the configuration says."""
+        try:
+            return build(kind, self._replaced.get(kind, section), self._services, self._config, options)
+        except ContractError as error:
+            self._fail("PLUGIN_INITIALIZATION_ERROR", str(error), error)
+        except Exception as error:
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"{kind}: {_text(error)}", error)
+
+    def _build_list(self, kind: str, sections: list[Any]) -> list[Plugin]:
+        sources = self._replaced.pop(kind, sections)
+        if not isinstance(sources, list | tuple):
+            sources = [sources]
+        if not sources:
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"No {kind} type specified", None)
+        return [self._build(kind, source) for source in sources]
+
+    def _build_storage(self) -> Storage:
+        section = self._config.storage
+        options: Any = None
+        if isinstance(section, SqliteSection) and "storage" not in self._replaced:
+            options = msgspec.structs.replace(section.options, path=self._config.sqlite_path)
+        return cast(Storage, self._build("storage", section, options))
+
+    def _build_storage_writer(self) -> WriteBehind | None:
+        section = self._config.storage
+        replaced = "storage" in self._replaced
+        if isinstance(section, NoStorageSection) and not replaced:
+            return None
+        from dsfast.services.storage.write_behind import WriteBehind  # noqa: PLC0415 - not needed without storage
+
+        settings: dict[str, Any] = {}
+        if isinstance(section, SqliteSection) and not replaced:
+            settings = {
+                "flush_interval": section.options.flush_interval,
+                "max_pending": section.options.max_pending,
+                "max_pending_bytes": section.options.max_pending_bytes,
+                "batch_entries": section.options.max_batch,
+            }
+        return WriteBehind(
+            self._services.storage,
+            logger=self._services.logger,
+            write_ack_timeout=self._config.record.write_ack_timeout,
+            # A little earlier than the server's own limit, so that the writer can still report what it lost.
+            shutdown_timeout=self._config.shutdown_timeout * self._storage.share * 0.9,
+            **settings,
+        )
+
+    async def _close_storage(self) -> None:
+        try:
+            if self._services.storage_writer is not None:
+                await self._services.storage_writer.close()
+        finally:
+            await self._services.storage.close()
+
+    async def _make_ready(self, name: str, plugin: Plugin) -> None:
+        """Initialise a plugin and wait until it is ready; any failure ends the start."""
+        limit = asyncio.timeout(self._config.dependency_initialization_timeout / 1000)
+        try:
+            plugin.init()
+            async with limit:
+                await plugin.when_ready()
+        except Exception as error:
+            if limit.expired():
+                self._fail("PLUGIN_INITIALIZATION_TIMEOUT", f"{name} wasn't initialised in time", error)
+            if isinstance(plugin, ConnectionEndpoint) and isinstance(error, OSError):
+                raise StartError(self._listen_error(error)) from error
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"{name}: {_text(error)}", error)
+        description = plugin.description or "no dependency description provided"
+        self._services.logger.info("INFO", f"{name} ready: {description}")
+
+    def _listen_error(self, error: OSError) -> str:
+        options = self._config.http_server.options
+        if error.errno == errno.EADDRINUSE:
+            reason = "the address is already in use"
+        elif isinstance(error, socket.gaierror):
+            reason = "the host is unknown"
+        else:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+        return f"Cannot listen on {_address(options.host, options.port)}: {reason}"
+
+    def _fail(self, event: str, text: str, cause: BaseException | None) -> NoReturn:
+        """Log a fatal line and end the start."""
+        if self._log is not None:
+            self._log.fatal(event, text)
+        raise StartError(text, logged=self._log is not None) from cause
+
+    # Telling
+
+    @property
+    def _log(self) -> Logger | None:
+        """The logger, once there is one."""
+        return getattr(self._services, "logger", None)
+
+    def _announce(self) -> None:
+        logger, config, services = self._services.logger, self._config, self._services
+        logger.info("INFO", "Deepstream started")
+        options = config.http_server.options
+        port = getattr(services.connection_endpoints[0], "port", None) or options.port
+        parts = [
+            f"auth: {services.authentication.description.strip()}",
+            f"permission: {services.permission.description}",
+            f"cache: {services.cache.description}",
+            f"storage: {services.storage.description}",
+        ]
+        where = f"ws://{_address(options.host, port)}{config.websocket.url_path}"
+        logger.info("INFO", f"dsfast {dsfast.__version__} is ready at {where} ({'; '.join(parts)})")
+
+    def _enter(self, state: State, transition: str) -> None:
+        previous, self._state = self._state, state
+        if self._log is not None:
+            self._log.debug("INFO", f"State transition ({transition}): {previous} -> {state}")
+        self._emit("DEEPSTREAM_STATE_CHANGED", state)
+
+    def _on_fatal(self) -> None:
+        if self._config.exit_on_fatal_error:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+        self._emit("FATAL_EXCEPTION")
+
+    def _emit(self, event: str, *arguments: Any) -> None:
+        for callback in self._listeners.get(event, ()):
+            try:
+                callback(*arguments)
+            except Exception as error:
+                if self._log is not None:
+                    self._log.error("PLUGIN_ERROR", f"a listener of {event} failed: {error!r}")
+
+
+async def _all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Run them at the same time; the first failure ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _call(close: Callable[[], Awaitable[Any]]) -> None:
+    await close()
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

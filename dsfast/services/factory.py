@@ -1,0 +1,116 @@
+"""From a section of the configuration, a class or an instance to a plugin that fulfils its contract."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from dsfast.config.schema import PluginSection, Section
+from dsfast.plugin import (
+    Authentication,
+    Cache,
+    ConnectionEndpoint,
+    Logger,
+    Monitoring,
+    Permission,
+    Plugin,
+    Storage,
+)
+
+if TYPE_CHECKING:
+    from dsfast.config import Config
+    from dsfast.services import Services
+
+__all__ = ["KINDS", "ContractError", "build", "missing_methods", "register_plugin"]
+
+KINDS: dict[str, type[Plugin]] = {
+    "logger": Logger,
+    "monitoring": Monitoring,
+    "storage": Storage,
+    "cache": Cache,
+    "authentication": Authentication,
+    "permission": Permission,
+    "connection_endpoint": ConnectionEndpoint,
+}
+"""The base class of each kind of service that can be replaced."""
+
+# Named by text, so that a start loads only what it uses.
+_BUILT_IN = {
+    ("logger", "default"): "dsfast.services.logger:DefaultLogger",
+    ("monitoring", "none"): "dsfast.services.monitoring:NoMonitoring",
+    ("storage", "sqlite"): "dsfast.services.storage.sqlite:SqliteStorage",
+    ("storage", "none"): "dsfast.services.storage.none:NoStorage",
+    ("storage", "default"): "dsfast.services.storage.none:NoStorage",
+    ("cache", "default"): "dsfast.services.cache.memory:MemoryCache",
+    ("authentication", "none"): "dsfast.services.authentication:OpenAuthentication",
+    ("permission", "none"): "dsfast.services.permission:OpenPermission",
+    ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
+}
+
+_registered: dict[str, type[Plugin]] = {}
+
+
+class ContractError(Exception):
+    """A plugin cannot be used: it lacks a method, or there is no such plugin."""
+
+
+def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
+    """Make a class usable as ``name: <name>`` in a configuration; the last registration of a name holds."""
+    if not name or not inspect.isclass(plugin_class):
+        raise TypeError("register_plugin needs a name and a class")
+    _registered[name.lower()] = plugin_class
+
+
+def build(kind: str, source: Any, services: Services, config: Config, options: Any = None) -> Plugin:
+    """The plugin for ``source``: a section of the configuration, a class, or an instance, which is returned.
+
+    ``options`` replaces the options of a section. Raises :class:`ContractError`; what the constructor raises
+    is passed on.
+    """
+    base = KINDS[kind]
+    if isinstance(source, Section):
+        plugin_class: type[Any] = _class_for(kind, source)
+        if options is None:
+            options = source.get("options", {})
+    elif inspect.isclass(source):
+        plugin_class = source
+    else:
+        _check(kind, base, source)
+        return cast(Plugin, source)
+    _check(kind, base, plugin_class)
+    plugin: Plugin = plugin_class({} if options is None else options, services, config)
+    return plugin
+
+
+def missing_methods(base: type[Plugin], candidate: Any) -> list[str]:
+    """What a class or an instance lacks of its contract.
+
+    A subclass of ``base`` has to implement the abstract methods, any other class all public methods.
+    """
+    plugin_class = candidate if inspect.isclass(candidate) else type(candidate)
+    if issubclass(plugin_class, base):
+        return sorted(getattr(plugin_class, "__abstractmethods__", ()))
+    public = [name for name, member in inspect.getmembers(base, callable) if not name.startswith("_")]
+    return [name for name in public if not callable(getattr(candidate, name, None))]
+
+
+def _check(kind: str, base: type[Plugin], candidate: Any) -> None:
+    missing = missing_methods(base, candidate)
+    if missing:
+        raise ContractError(f"{kind} needs to implement {', '.join(missing)}")
+
+
+def _class_for(kind: str, section: Section) -> type[Any]:
+    if isinstance(section, PluginSection):
+        if isinstance(section.plugin_class, type):
+            return section.plugin_class
+        if section.plugin_class is not None:
+            raise ContractError(f"{kind}: class is {section.plugin_class!r}, which is no class")
+        found = _registered.get((section.name or "").lower())
+        if found is None:
+            raise ContractError(f"unable to resolve {kind} plugin {section.name}")
+        return found
+    module, _, name = _BUILT_IN[kind, section["type"]].partition(":")
+    loaded: type[Any] = getattr(import_module(module), name)
+    return loaded

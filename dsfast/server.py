@@ -293,11 +293,18 @@ class Server:
         from dsfast.handlers import create_router  # noqa: PLC0415 - loads the compiled core
 
         self._enter(State.HANDLER_INIT, "services-started")
-        router = create_router(self._services, self._config)
+        try:
+            router = create_router(self._services, self._config)
+        except Exception as error:
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"handlers: {_text(error)}", error)
         self._services.message_distributor = router
         self._handlers.parts.append(_Part("handlers", router.close))
-        if router.record_handler is not None:
+        if router.record_handler is None:
+            return
+        try:
             self._services.permission.set_record_handler(router.record_handler)
+        except Exception as error:
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"permission: {_text(error)}", error)
 
     async def _start_plugins(self) -> None:
         self._enter(State.PLUGIN_INIT, "handlers-started")

@@ -288,6 +288,8 @@ def connect_reader(path: Path) -> apsw.Connection:
 
     Raises StorageError if it is missing or not one, DatabaseDamaged if it is not a database.
     """
+    if not path.exists():
+        raise StorageError(f"{path} does not exist")
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error as error:
@@ -456,7 +458,7 @@ class RecordFile:
             self.connection.execute("ROLLBACK")
 
     def apply(self, ops: Sequence[WriteOp]) -> list[Exception | None]:
-        """Write operations with different names inside the open transaction.
+        """Write operations inside the open transaction: sets, then forced sets, then deletes.
 
         The result has an error for each one that SQLite refuses. Raises what concerns the whole transaction,
         which must then be rolled back.
@@ -601,3 +603,19 @@ def transaction(file: RecordFile) -> Iterator[None]:
     except BaseException:
         file.rollback()
         raise
+
+
+@contextlib.contextmanager
+def open_exclusively(path: Path) -> Iterator[RecordFile]:
+    """The file for a command that writes to it: locked, opened (made if missing), closed cleanly at the end.
+
+    Raises StorageError if a server or another command has it.
+    """
+    prepare_file(path)
+    with LockFile(path):
+        file = RecordFile(connect_writer(path, "FULL"))
+        try:
+            yield file
+            file.checkpoint(truncate=True)
+        finally:
+            file.connection.close()

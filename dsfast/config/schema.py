@@ -379,9 +379,6 @@ class SqliteOptions(Section):
     max_pending_bytes: Annotated[int, Meta(description="Bytes that may wait to be written.", ge=1)] = (
         256 * MIB
     )
-    shutdown_timeout: Annotated[
-        int, Meta(description="Time for the last writes when the server stops.", ge=1)
-    ] = 10_000
 
 
 class SqliteSection(Section):

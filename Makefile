@@ -1,0 +1,90 @@
+# make serve   build and run the server on 127.0.0.1:6020
+# make test    everything the tests need, then the tests (PYTEST_ARGS=... for pytest)
+# make lint    ruff and mypy
+# make docs    write docs/configuration.md from the schema
+# make bench   measure (BENCH_ARGS=...)
+# make dist    source distribution and wheel in dist/
+# make clean   remove everything that was built or installed here
+#
+# Nothing has to be prepared: missing Debian packages are installed (as root) or named. Python packages live in
+# .venv. Stamps remember what is done; a second call starts at once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done || echo python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+
+CORE := setup.py $(wildcard dsfast/_core/*.pyx dsfast/_core/*.pxd dsfast/_core/*.h)
+JS := tests/js
+
+.PHONY: serve test lint docs bench dist clean build test-tools
+.DEFAULT_GOAL := build
+
+build: $(VENV)/.built
+
+serve: $(VENV)/.built
+	@exec $(VENV)/bin/dsfast serve $(SERVE_ARGS)
+
+test: $(VENV)/.built test-tools
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.built $(VENV)/.test-packages
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+docs: $(VENV)/.built
+	@$(PY) -m dsfast.config.document > docs/configuration.md
+
+bench: $(VENV)/.built test-tools
+	@$(PY) -m bench $(BENCH_ARGS)
+
+dist: $(VENV)/.packages
+	@$(PIP) install build
+	@rm -rf dist
+	@$(PY) -m build --outdir dist
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(JS)/node_modules bench/build
+	rm -f dsfast/_core/*.c dsfast/_core/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+test-tools: $(VENV)/.test-packages $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
+
+# The virtual environment, with what a build needs.
+$(VENV)/.made: tools/system-packages
+	@tools/system-packages $(PYTHON)
+	@echo "Making $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Packages that the server needs. The list is that of pyproject.toml, so an edit there installs what is new.
+$(VENV)/.packages: $(VENV)/.made pyproject.toml
+	@echo "Installing Python packages"
+	@$(PIP) install $$($(PYTHON) tools/requirements.py build run)
+	@touch $@
+
+$(VENV)/.test-packages: $(VENV)/.packages
+	@echo "Installing Python packages for tests"
+	@$(PIP) install $$($(PYTHON) tools/requirements.py test lint)
+	@touch $@
+
+# The compiled core, in place, then the command dsfast.
+$(VENV)/.built: $(VENV)/.packages $(CORE)
+	@echo "Building the core"
+	@DSFAST_JOBS=$(JOBS) $(PY) setup.py --quiet build_ext --inplace -j $(JOBS)
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(JS)/node_modules/.installed: $(wildcard $(JS)/package.json $(JS)/package-lock.json)
+	@tools/system-packages $(PYTHON) node
+	@echo "Installing npm packages"
+	@cd $(JS) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@

@@ -1,0 +1,1 @@
+"""Benchmark of dsfast against its peers; see README.md in this folder."""

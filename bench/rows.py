@@ -1,0 +1,181 @@
+"""The table: what is measured, with whom, and what is wanted.
+
+Figures wanted are those of the design (absolute, per core) or of the project's first milestone
+(as a multiple of upstream in the same run).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["rate", "memory", "latency"]
+EVERYBODY = ("dsfast", "upstream", "nats", "redis", "broadcaster")
+
+NO_RECORDS = "no such thing there"
+NO_LOGIN = "no login to compare"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What dsfast must reach at least and should aim at."""
+
+    at_least: float
+    aim: float | None = None
+    times_upstream: bool = False
+    """The numbers are multiples of upstream's figure in the same run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    key: str
+    group: str
+    title: str
+    scenario: str
+    options: dict[str, int | float | str] = field(default_factory=dict)
+    """Options of the load generator."""
+    unit: str = "deliveries/s"
+    kind: Kind = "rate"
+    target: Target | None = None
+    storage: bool = False
+    """Start dsfast with SQLite, durability full."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Peers that cannot do it, with the reason."""
+
+    def options_of(self, quick: bool) -> dict[str, int | float | str]:
+        """The generator's options, cut down for a smoke run."""
+        options = dict(self.options)
+        if quick:
+            if self.scenario == "logins":
+                options["count"] = 300
+            if self.scenario == "rate":
+                options["rate"] = 1000
+            if self.scenario == "presence":
+                options["subscribers"] = 50
+            options.update(warmup=0.1, seconds=0.3)
+        return options
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a small figure is a good one."""
+        return self.kind != "rate"
+
+
+def _event(key: str, title: str, at_least: float, aim: float, **options: int | float | str) -> Row:
+    return Row(key, "events", title, "fanout", {"payload": 64, "window": 64, **options},
+               target=Target(at_least, aim) if at_least else None)  # fmt: skip
+
+
+_ONLY_DEEPSTREAM = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RECORDS)
+
+
+def _write(action: str, size: int, subscribers: int, version: str = "forced") -> Row:
+    small = size < 50_000
+    key = f"{action}-{'small' if small else 'large'}-{subscribers}"
+    audience = "1 subscriber" if subscribers == 1 else f"{subscribers} subscribers"
+    title = f"{action}, record of {'100 B' if small else '100 KB'}, {audience}"
+    if version == "next":
+        key += "-next"
+        title += ", successive versions"
+    target = None
+    if action == "patch" and not small:
+        target = Target(50, 200, times_upstream=True)
+    elif action == "patch" and subscribers:
+        target = Target(25, 50, times_upstream=True) if subscribers > 1 else Target(5, 8, times_upstream=True)
+    # 8 MiB may wait for one reader: large updates get a small window
+    window = 64 if small or action == "patch" else 16
+    options: dict[str, int | float | str] = {
+        "action": action, "size": size, "subscribers": subscribers, "version": version, "window": window,
+    }  # fmt: skip
+    return Row(key, "records", title, "write", options, "writes/s", target=target, absent=_ONLY_DEEPSTREAM)
+
+
+def _writes() -> list[Row]:
+    rows = [
+        _write(action, size, subscribers)
+        for action in ("patch", "update")
+        for size in (100, 100_000)
+        for subscribers in (0, 1, 100)
+    ]
+    successive = (("patch", 100, 1), ("patch", 100, 100), ("update", 100, 1), ("patch", 100_000, 1))
+    return rows + [_write(*case, "next") for case in successive]
+
+
+ROWS: tuple[Row, ...] = (
+    _event("fanout-100", "fan-out 1→100, 64 B", 6e6, 9e6, subscribers=100),
+    _event("fanout-1000", "fan-out 1→1000, 64 B", 5e6, 7.5e6, subscribers=1000),
+    _event("fanout-100-1k", "fan-out 1→100, 1 KiB", 0, 0, subscribers=100, payload=1024),
+    _event("fanout-1000-1k", "fan-out 1→1000, 1 KiB", 2e6, 3e6, subscribers=1000, payload=1024),
+    _event("fanout-50-100", "fan-out 50 publishers→100, 64 B", 5e6, 6.5e6, subscribers=100, publishers=50),
+    _event("one-to-one", "1→1, 64 in flight, 64 B", 0.7e6, 0.95e6, subscribers=1),
+    _event("fanout-100-w1", "1→100, 1 in flight, 64 B", 0.23e6, 0.25e6, subscribers=100, window=1),
+    Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
+        "publishes/s", target=Target(4e6, 6e6)),
+    Row("latency-10", "latency", "10 000 events/s to 10 subscribers", "rate",
+        {"subscribers": 10, "rate": 10_000, "payload": 64}, "ms p50 / p99 / p99.9", "latency"),
+    Row("latency-1", "latency", "1 000 events/s to 1 subscriber", "rate",
+        {"subscribers": 1, "rate": 1_000, "payload": 64}, "ms p50 / p99 / p99.9", "latency"),
+    Row("logins", "connections", "login storm: TCP, upgrade, challenge, login", "logins",
+        {"count": 10_000, "concurrency": 128}, "logins/s", target=Target(9e3, 20e3),
+        absent={"redis": NO_LOGIN}),
+    Row("memory", "connections", "memory of an idle logged-in connection (10 000 open)", "logins",
+        {"count": 10_000, "concurrency": 128, "hold": 1}, "KiB", "memory", target=Target(10, 4),
+        absent={"redis": NO_LOGIN}),
+    *_writes(),
+    Row("write-ack", "records", "patch with write-ack, 64 records, SQLite full (upstream: no storage)",
+        "write",
+        {"action": "patch", "size": 100, "subscribers": 0, "ack": 1, "records": 64, "window": 64},
+        "acked writes/s", storage=True, absent=_ONLY_DEEPSTREAM),
+    Row("write-ack-1", "records", "patch with write-ack, 1 in flight, SQLite full (upstream: no storage)",
+        "write",
+        {"action": "patch", "size": 100, "subscribers": 0, "ack": 1, "records": 1, "window": 1},
+        "acked writes/s", storage=True, absent=_ONLY_DEEPSTREAM),
+    Row("write-ack-memory", "records", "patch with write-ack, 64 records, in memory", "write",
+        {"action": "patch", "size": 100, "subscribers": 0, "ack": 1, "records": 64, "window": 64},
+        "acked writes/s", absent=_ONLY_DEEPSTREAM),
+    Row("patch-sqlite", "records", "patch, 100 B, 1 subscriber, SQLite full (upstream: no storage)", "write",
+        {"action": "patch", "size": 100, "subscribers": 1, "window": 64}, "writes/s", storage=True,
+        absent=_ONLY_DEEPSTREAM),
+    Row("read", "records", "read of 1000 hot records of 100 B", "read",
+        {"size": 100, "records": 1000, "window": 64}, "reads/s", absent=_ONLY_DEEPSTREAM),
+    Row("read-large", "records", "read of a hot record of 100 KB", "read",
+        {"size": 100_000, "window": 16}, "reads/s", absent=_ONLY_DEEPSTREAM),
+    Row("bulk-head", "records", "bulk head of 1000 names (and unsubscribe)", "head",
+        {"names": 1000, "window": 4}, "requests/s", absent=_ONLY_DEEPSTREAM),
+    Row("list-update", "records", "list of 10 000 entries: update, 1 subscriber", "write",
+        {"action": "update", "list": 10_000, "subscribers": 1, "window": 8}, "writes/s",
+        absent=_ONLY_DEEPSTREAM),
+    Row("list-read", "records", "list of 10 000 entries: read", "read",
+        {"list": 10_000, "window": 8}, "reads/s", absent=_ONLY_DEEPSTREAM),
+    Row("rpc-1", "rpc", "RPC round trips, 1 in flight", "rpc", {"window": 1, "payload": 64}, "calls/s",
+        absent=_ONLY_DEEPSTREAM),
+    Row("rpc-200", "rpc", "RPC round trips, 200 in flight", "rpc", {"window": 200, "payload": 64}, "calls/s",
+        target=Target(5, None, times_upstream=True), absent=_ONLY_DEEPSTREAM),
+    Row("presence", "presence", "login and logout seen by 1000 subscribers", "presence",
+        {"subscribers": 1000, "window": 16}, "visits/s", absent=_ONLY_DEEPSTREAM),
+)  # fmt: skip
+
+QUICK = ("fanout-100", "fanout-50-100", "ingest", "latency-10", "logins", "patch-small-1", "patch-large-0",
+         "write-ack", "read", "bulk-head", "list-read", "rpc-200", "presence")  # fmt: skip
+
+GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
+
+
+def select(only: str | None, quick: bool) -> list[Row]:
+    """The rows named by `only` (groups, keys or the start of a key, comma separated).
+
+    Raises:
+        ValueError: when a word names nothing.
+    """
+    words = [word.strip() for word in only.split(",") if word.strip()] if only else []
+    rows = [row for row in ROWS if not quick or words or row.key in QUICK]
+    for word in words:
+        if not any(_named(row, word) for row in rows):
+            raise ValueError(f"no row or group is called {word}; groups: {', '.join(GROUPS)}")
+    return [row for row in rows if not words or any(_named(row, word) for word in words)]
+
+
+def _named(row: Row, word: str) -> bool:
+    return word == row.group or row.key.startswith(word)

@@ -100,6 +100,8 @@ _MOVED = {
     ),
 }
 
+STARTING = "=====================   starting   ====================="
+
 Listener = Callable[..., None]
 
 
@@ -249,6 +251,8 @@ class Server:
         self._emit("started")
 
     async def _start_logger(self) -> None:
+        if self._config.show_logo:
+            print(f"dsfast {dsfast.__version__}\n{STARTING}", flush=True)
         self._enter(State.LOGGER_INIT, "start")
         section = self._config.logger
         logger = cast(Logger, self._build("logger", section))

@@ -248,6 +248,14 @@ async def test_what_is_logged_at_the_start():
     await server.stop()
 
 
+async def test_the_banner_is_shown_on_request(capsys):
+    for wanted in (False, True):
+        server = make_server({"showLogo": wanted})
+        await server.start()
+        await server.stop()
+        assert ("=   starting   =" in capsys.readouterr().out) is wanted
+
+
 async def test_the_storage_gets_a_write_behind_layer_that_is_flushed_before_it_closes():
     server = make_server()
     await server.start()

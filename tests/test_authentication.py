@@ -132,7 +132,8 @@ async def test_nobody_knows_the_user(combine):
 
 
 @pytest.mark.parametrize(
-    "answer", [RuntimeError("boom"), TimeoutError("own"), RecursionError(), "yes", True, {}]
+    "answer",
+    [RuntimeError("boom"), TimeoutError("own"), RecursionError(), "yes", True, {}, AuthResult(True, id=5)],
 )
 async def test_whatever_goes_wrong_in_a_plugin_refuses_the_login(combine, services, answer):
     combiner = combine(answer, AuthResult(True, id="a"))

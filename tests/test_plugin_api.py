@@ -160,6 +160,8 @@ def test_registered_classes_are_found_by_name(services, config):
         register_plugin("", Rows)
     with pytest.raises(TypeError):
         register_plugin("x", Rows({}, services, config))
+    with pytest.raises(ValueError, match="built-in"):
+        register_plugin("SQLite", Rows)
 
 
 def test_the_names_of_the_package():

@@ -56,9 +56,15 @@ class ContractError(Exception):
 
 
 def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
-    """Make a class usable as ``name: <name>`` in a configuration; the last registration of a name holds."""
+    """Make a class usable as ``name: <name>`` in a configuration.
+
+    Case does not count, and the last registration of a name holds. Raises :class:`TypeError` if it is no class
+    and :class:`ValueError` for the name of a built-in implementation.
+    """
     if not name or not inspect.isclass(plugin_class):
         raise TypeError("register_plugin needs a name and a class")
+    if any(name.lower() == built_in for _, built_in in _BUILT_IN):
+        raise ValueError(f"{name} is the name of a built-in implementation")
     _registered[name.lower()] = plugin_class
 
 

@@ -41,10 +41,13 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
                 if limit.expired():
                     return self._refuse(entry, f"no answer within {self.config.authentication_timeout} ms")
                 return self._refuse(entry, f"{type(error).__name__}: {error}")
-            if isinstance(result, AuthResult):
-                return result
-            if result is not None:
+            if result is None:
+                continue
+            if not isinstance(result, AuthResult):
                 return self._refuse(entry, f"answered {type(result).__name__} instead of AuthResult or None")
+            if not isinstance(result.id, str | None):
+                return self._refuse(entry, f"gave an id of type {type(result.id).__name__} instead of str")
+            return result
         return AuthResult(False)
 
     def on_client_disconnect(self, user_id: str) -> None:

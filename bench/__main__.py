@@ -73,18 +73,22 @@ def _run(args: argparse.Namespace, rows: list[Row]) -> int:
         "machine": machine(), "quick": args.quick, "runs": runs, "seconds": seconds,
         "warmup": 0.1 if args.quick else args.warmup, "spin": args.spin,
         "server_core": args.server_core, "load_core": args.load_core,
+        "versions": {key: peer.version() for key, peer in peers.items()},
     }  # fmt: skip
     busy = settings["machine"]["load_average"]
     if busy > BUSY and not args.quick:
         print(f"warning: load average {busy:.2f}: this machine has other work to do", file=sys.stderr)
-    lines = [_measure_row(row, peers, runs, settings) for row in rows]
-    shutil.rmtree(BUILD / "runs", ignore_errors=True)
-
     stem = args.output or (BUILD / "quick" if args.quick else file_stem(RESULTS))
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(as_json(lines, peers, settings), indent=1) + "\n")
-    table = as_markdown(lines, peers, settings)
-    stem.with_suffix(".md").write_text(table)
+    lines: list[Line] = []
+    table = ""
+    for row in rows:
+        lines.append(_measure_row(row, peers, runs, settings))
+        # after every row, so that an interrupted run is not lost
+        table = as_markdown(lines, peers, settings)
+        stem.with_suffix(".json").write_text(json.dumps(as_json(lines, peers, settings), indent=1) + "\n")
+        stem.with_suffix(".md").write_text(table)
+    shutil.rmtree(BUILD / "runs", ignore_errors=True)
     print(table)
     print(f"written: {stem}.json and .md", file=sys.stderr)
     failed = any(cell.errors for line in lines for cell in line.cells.values())

@@ -83,7 +83,7 @@ class Line:
     def verdict(self) -> str:
         """Whether the figures wanted are met."""
         target = self.row.target
-        if target is None or not target.at_least:
+        if target is None or DSFAST not in self.cells:
             return ""
         mine = self.ratio("upstream") if target.times_upstream else self.cells[DSFAST].value
         if mine is None:
@@ -122,9 +122,10 @@ def file_stem(folder: Path) -> Path:
 
 def as_json(lines: list[Line], peers: dict[str, Peer], settings: dict[str, Any]) -> dict[str, Any]:
     """Everything, for machines."""
+    versions = settings["versions"]
     return {
-        "settings": settings,
-        "peers": {key: {"version": p.version(), "settings": p.settings()} for key, p in peers.items()},
+        "settings": {name: value for name, value in settings.items() if name != "versions"},
+        "peers": {key: {"version": versions[key], "settings": p.settings()} for key, p in peers.items()},
         "rows": [
             {
                 **{k: v for k, v in asdict(line.row).items() if k != "absent"},
@@ -159,7 +160,7 @@ def as_markdown(lines: list[Line], peers: dict[str, Peer], settings: dict[str, A
         members = [line for line in lines if line.row.group == group]
         text += _table(group, members, peers)
     text += ["## Servers", ""]
-    text += [f"- {peer.title}: {peer.version()}; {peer.settings()}" for peer in peers.values()]
+    text += [f"- {peer.title}: {settings['versions'][key]}; {peer.settings()}" for key, peer in peers.items()]
     text += ["", "## Settings of the rows", ""]
     for line in lines:
         options = line.row.options_of(bool(settings["quick"]))
@@ -209,7 +210,7 @@ def _cell(line: Line, key: str) -> str:
 
 
 def _wanted(target: Target | None) -> tuple[str, str]:
-    if target is None or not target.at_least:
+    if target is None:
         return "", ""
     if target.times_upstream:
         return f"{target.at_least:g} {TIMES} upstream", f"{target.aim:g} {TIMES}" if target.aim else ""

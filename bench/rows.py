@@ -54,7 +54,6 @@ class Row:
                 options["rate"] = 1000
             if self.scenario == "presence":
                 options["subscribers"] = 50
-            options.update(warmup=0.1, seconds=0.3)
         return options
 
     @property

@@ -58,8 +58,8 @@ class ContractError(Exception):
 def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
     """Make a class usable as ``name: <name>`` in a configuration.
 
-    Case does not count, and the last registration of a name holds. Raises :class:`TypeError` if it is no class
-    and :class:`ValueError` for the name of a built-in implementation.
+    Case does not count, and the last registration of a name holds. Raises :class:`TypeError` if it is no
+    class and :class:`ValueError` for the name of a built-in implementation.
     """
     if not name or not inspect.isclass(plugin_class):
         raise TypeError("register_plugin needs a name and a class")

@@ -404,15 +404,15 @@ def test_candidates_are_asked_in_listen_order_or_shuffled():
     def order(**options):
         house = House(**options)
         clients = [house.client(str(i)) for i in range(6)]
-        for client in clients:
-            house.listen(client, "a")
+        for i, client in enumerate(clients):
+            house.listen(client, "ab"[i % 2])
             client.take()
-        house.registry.subscribe(house.client(), "a")
+        house.registry.subscribe(house.client(), "ab")
         asked = []
         for _ in clients:
-            (client,) = [client for client in clients if client.take() == [found("a", "a")]]
+            ((client, messages),) = [(client, sent) for client in clients if (sent := client.take())]
             asked.append(client.name)
-            house.reject(client, "a", "a")
+            house.reject(client, messages[0][1]["name"], "ab")
         return "".join(asked)
 
     assert order() == "012345"
@@ -766,6 +766,71 @@ def test_subscribers_that_die_during_a_notice_do_no_harm():
     assert house.registry.provided == set()
 
 
+class Trap(FakeConnection):
+    """Dies of the first message of one action, together with its subscriptions."""
+
+    def __init__(self, house, action):
+        super().__init__()
+        self.house, self.action = house, action
+
+    def send(self, message):
+        super().send(message)
+        if message.action == self.house.actions[self.action] and not self.is_closed:
+            self.house.registry.drop(self)
+            self.close()
+
+
+def test_the_last_subscriber_that_dies_of_its_own_timeout_ends_the_search(house):
+    trap, other = Trap(house, "LISTEN_RESPONSE_TIMEOUT"), house.client()
+    house.listen(trap, "a")
+    house.listen(other, "a")
+    house.registry.subscribe(trap, "a")
+    other.take()
+    house.timers.advance(500)
+    assert other.take() == []
+    assert len(house.timers.active) == 1
+
+
+def test_a_search_that_ends_while_its_listener_leaves(house):
+    leaving, trap = house.client(), Trap(house, "SUBSCRIPTION_FOR_PATTERN_FOUND")
+    house.listen(leaving, "a")
+    house.listen(trap, "a")
+    for name in ("a1", "a2"):
+        house.registry.subscribe(house.client() if name == "a1" else trap, name)
+    leaving.close()
+    assert trap.is_closed
+    assert house.registry.listener is None
+    assert not house.timers.active
+
+
+def test_a_name_that_ends_while_its_provider_leaves():
+    house = House()
+    provider, trap = house.client(), Trap(house, HAS_NOT)
+    house.listen(provider, "a")
+    for name in ("a1", "a2", "a3"):
+        house.registry.subscribe(trap, name)
+        house.accept(provider, "a", name)
+    house.logger.lines.clear()
+    house.unlisten(provider, "a")
+    assert [event for _, event, _ in house.logger.lines] == ["LISTEN_PROVIDER_STOPPED"]
+    assert house.registry.provided == set()
+
+
+def test_the_last_listener_that_dies_while_it_meets_the_names(house, monkeypatch):
+    monkeypatch.setattr(listen_module, "NAMES_PER_TURN", 1)
+    for name in ("a1", "a2", "a3"):
+        house.registry.subscribe(house.client(), name)
+    trap = Trap(house, "SUBSCRIPTION_FOR_PATTERN_FOUND")
+    house.listen(trap, "a")
+    assert trap.is_closed
+    assert not house.timers.active
+    provider = house.client()
+    house.listen(provider, "a")
+    for _ in range(3):
+        house.timers.advance(0)
+    assert [fields.get("subscription") for _, fields in provider.take()] == ["a1", None, "a2", "a3"]
+
+
 # Rematch and cool-down.
 
 
@@ -828,10 +893,13 @@ def test_the_cool_down_ends_with_the_subscription():
     house.listen(provider, "a")
     house.registry.subscribe(subscriber, "a")
     house.reject(provider, "a", "a")
+    assert "a" in house.handler._failed
     house.registry.unsubscribe(subscriber, "a")
+    assert not house.handler._failed
     house.registry.subscribe(subscriber, "a")
-    house.timers.advance(0)
-    assert provider.take()[-1] == found("a", "a")
+    house.reject(provider, "a", "a")
+    house.unlisten(provider, "a")
+    assert not house.handler._failed
 
 
 # Patterns.

@@ -68,8 +68,9 @@ class _Listener:
         self.pattern = pattern
         self.number = number  # LISTEN order
         self.live = True
-        self.asked_for: set[str] = set()  # names whose search waits for this candidate
-        self.provides: set[str] = set()
+        # Ordered sets of names: whose search waits for this candidate, and which it provides.
+        self.asked_for: dict[str, None] = {}
+        self.provides: dict[str, None] = {}
 
 
 class _Search:
@@ -78,7 +79,7 @@ class _Search:
     __slots__ = ("asked", "current", "members", "newest", "queue", "timer")
 
     def __init__(self, candidates: list[_Listener], newest: int) -> None:
-        self.newest = newest  # every matching listener up to this number was a candidate
+        self.newest = newest  # every matching listener up to this number was a candidate from the start
         self.queue = deque(candidates)
         self.members = set(candidates)
         self.asked: set[_Listener] = set()  # may still accept: the current one, and those that timed out
@@ -370,7 +371,6 @@ class ListenHandler:
         elif listener not in search.members:
             search.members.add(listener)
             search.queue.append(listener)
-            search.newest = max(search.newest, listener.number)
 
     def _start_search(self, name: str) -> None:
         """Look for a provider of `name`, unless it has one or a search runs."""
@@ -401,7 +401,7 @@ class ListenHandler:
             if listener.live:
                 search.current = listener
                 search.asked.add(listener)
-                listener.asked_for.add(name)
+                listener.asked_for[name] = None
                 search.timer = self._timers.call_later(
                     self._options.response_timeout, partial(self._on_response_timeout, name, search)
                 )
@@ -420,7 +420,7 @@ class ListenHandler:
             search.timer.cancel()
             search.timer = None
         if search.current is not None:
-            search.current.asked_for.discard(name)
+            search.current.asked_for.pop(name, None)
             search.current = None
 
     def _end_search(self, name: str, search: _Search) -> None:
@@ -462,7 +462,7 @@ class ListenHandler:
 
     def _provider_found(self, name: str, listener: _Listener) -> None:
         self._providers[name] = listener
-        listener.provides.add(name)
+        listener.provides[name] = None
         self._failed.pop(name, None)
         if self._is_record:
             self._registry.set_provided(name, True)
@@ -484,7 +484,7 @@ class ListenHandler:
         """`name` has no provider any more; returns the one it had."""
         provider = self._providers.pop(name, None)
         if provider is not None:
-            provider.provides.discard(name)
+            del provider.provides[name]
             if self._is_record:
                 self._registry.set_provided(name, False)
         return provider

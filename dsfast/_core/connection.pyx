@@ -1,0 +1,923 @@
+"""One client connection of the ws-binary endpoint, and what all connections of an endpoint share.
+
+The connection is an asyncio BufferedProtocol. It starts as HTTP (httptools) and becomes a websocket by upgrade.
+All connections of an endpoint read into one shared buffer; only the bytes of an unfinished frame are kept per
+connection, so that an idle one costs little memory. Its sending half is the Peer of fanout.pyx.
+
+State machine: spec/connection-and-auth.md section 2 and spec/protocol-binary.md sections 8 to 10.
+"""
+import asyncio
+import base64
+import binascii
+import hashlib
+import uuid
+from collections import deque
+
+import httptools
+from msgspec import UNSET
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove
+
+from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
+from dsfast._core.fanout cimport Hub, Peer, socket_send
+from dsfast._core.json_text cimport JSON_ARRAY, JSON_KIND_MASK, JSON_OBJECT, dumps, json_check, loads, utf8_check
+from dsfast._core.protocol cimport *
+from dsfast._core.timers cimport Timer, TimingWheel, now_ms
+
+cdef extern from "Python.h":
+    enum:
+        PyBUF_READ
+        PyBUF_WRITE
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    /* XOR with the masking key, 8 bytes at a time; the compiler makes vector code of it. */
+    static void dsf_unmask(char *p, size_t n, uint32_t key) {
+        uint64_t wide = (uint64_t)key << 32 | key, v;
+        size_t i = 0;
+        for (; i + 8 <= n; i += 8) { memcpy(&v, p + i, 8); v ^= wide; memcpy(p + i, &v, 8); }
+        for (; i < n; i++) p[i] ^= (char)(wide >> (8 * (i & 7)));
+    }
+    """
+    void unmask "dsf_unmask"(char *p, size_t n, uint32_t key) noexcept nogil
+
+cdef enum:
+    READ_BUFFER = 256 * 1024
+    HEAD_LIMIT = 16 * 1024          # bytes of a request head
+    HEAD_TIMEOUT_MS = 10_000        # to send a request head, or the next one on a kept connection
+    CLOSE_TIMEOUT_MS = 2_000        # for the peer to answer our close frame
+    WAITING_MESSAGES = 1000         # behind a hold, before reading stops
+    WAITING_BYTES = 1 << 20
+
+cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+REASONS = {
+    200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 413: "Content Too Large", 415: "Unsupported Media Type", 426: "Upgrade Required",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
+}
+
+
+class HttpRequest:
+    """One request on the port: method, target (path and query as sent), headers and body.
+
+    Header names are lower case; a repeated header has its values joined by ", ".
+    """
+
+    __slots__ = ("body", "headers", "keep_alive", "method", "target", "upgrade")
+
+    def __init__(self):
+        self.method = ""
+        self.target = b""
+        self.headers = {}
+        self.body = bytearray()
+        self.keep_alive = self.upgrade = False
+
+
+class HttpReader:
+    """Collects the requests of one connection from what httptools reports."""
+
+    __slots__ = ("_parser", "done", "fed", "in_head", "limit", "now", "too_large")
+
+    def __init__(self, limit):
+        self._parser = httptools.HttpRequestParser(self)
+        self.limit = limit
+        self.now = HttpRequest()
+        self.done = []          # complete requests, in order
+        self.fed = 0            # bytes of the request head that is being read
+        self.in_head = True
+        self.too_large = False
+
+    def feed(self, data):
+        self._parser.feed_data(data)
+
+    def on_url(self, url):
+        self.now.target += url
+
+    def on_header(self, name, value):
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1").strip()
+        old = self.now.headers.get(key)
+        self.now.headers[key] = text if old is None else f"{old}, {text}"
+
+    def on_headers_complete(self):
+        self.in_head = False
+        self.now.method = self._parser.get_method().decode("latin-1")
+        self.now.upgrade = self._parser.should_upgrade()
+        self.now.keep_alive = self._parser.should_keep_alive()
+
+    def on_body(self, body):
+        if len(self.now.body) + len(body) > self.limit:
+            self.too_large = True
+        else:
+            self.now.body += body
+
+    def on_message_complete(self):
+        self.done.append(self.now)
+        self.now = HttpRequest()
+        self.fed = 0
+        self.in_head = True
+
+
+cdef bytes accept_value(str key):
+    """Value of Sec-WebSocket-Accept; None if the key is not 16 bytes in base64."""
+    try:
+        if len(base64.b64decode(key, validate=True)) != 16:
+            return None
+    except (ValueError, binascii.Error):
+        return None
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest())
+
+
+cdef class Dispatcher:
+    """Takes the messages of logged-in connections (router.pyx)."""
+
+    cdef int dispatch(self, Connection c, Msg *m, const char *raw, size_t n) except -1:
+        return 0
+
+
+cdef class ConnectionTimer(Timer):
+    """Heartbeat, login and closing limits of one connection."""
+
+    cdef int fire(self) except -1:
+        if self.connection is not None:
+            self.connection.on_timer()
+        return 0
+
+
+cdef class Endpoint:
+    """Options, counters and services shared by the connections of one endpoint.
+
+    ``owner`` is the Python endpoint: ``on_http(request) -> (status, headers, body)``,
+    ``authenticate(connection, auth_data)``, ``on_open(connection)``, ``on_closed(connection)``,
+    ``origin_allowed(headers)``, ``remote_address(headers, peer)`` and ``log(level, event, text)``.
+    """
+
+    def __cinit__(self):
+        self.read_buffer = <char*>malloc(READ_BUFFER)
+        if self.read_buffer == NULL:
+            raise MemoryError("dsfast: out of memory")
+
+    def __init__(self, Hub hub, TimingWheel wheel, Dispatcher router, owner, *, open_user_id=None):
+        self.hub = hub
+        self.wheel = wheel
+        self.router = router
+        self.owner = owner
+        self.open_user_id = open_user_id
+        self.connections = set()
+        self.read_view = PyMemoryView_FromMemory(self.read_buffer, READ_BUFFER, PyBUF_WRITE)
+        self.url_path = b"/deepstream"
+        self.max_message_size = 1 << 20
+        self.max_body_size = 1 << 20
+        self.heartbeat_interval = 30_000
+        self.unauthenticated_timeout = 180_000
+        self.max_auth_attempts = 3
+        self.max_bad_messages = 20
+
+    def __dealloc__(self):
+        free(self.read_buffer)
+
+    def make(self):
+        """Protocol factory for create_server."""
+        return Connection(self)
+
+    def close_connections(self, int code, int limit):
+        """Begin to close up to ``limit`` connections; returns how many are still there."""
+        cdef Connection c
+        for item in list(self.connections):
+            c = <Connection>item
+            if c.state < ST_CLOSING:
+                if limit == 0:
+                    break
+                limit -= 1
+                c.close(code)
+        return len(self.connections)
+
+    def open_connections(self):
+        """Connections that are not closing yet, in a new list."""
+        return [c for c in self.connections if (<Connection>c).state < ST_CLOSING]
+
+    def abort_connections(self):
+        """Cut whatever is left without waiting for anybody."""
+        for c in list(self.connections):
+            (<Connection>c).abort()
+
+    def stats(self):
+        """Monotonic counters, and the number of connections now."""
+        return {"accepted": self.accepted, "logins": self.logins, "bad_messages": self.bad_messages,
+                "connections": len(self.connections)}
+
+
+cdef class ConnectionBase(Peer):
+    """Only there because an extension type must be the first base of another one."""
+
+
+cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
+    """A client connection; the "socket" of spec/plugins.md A.3."""
+
+    def __init__(self, Endpoint endpoint not None):
+        self.endpoint = endpoint
+        self.hub = endpoint.hub
+        self.state = ST_HTTP
+        self.muted = True
+        self.client_data = UNSET
+
+    def __dealloc__(self):
+        buf_free(&self.rest)
+        buf_free(&self.fragments)
+
+    # --- asyncio protocol ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport):
+        self.transport = transport
+        if transport.get_extra_info("sslcontext") is None:
+            self.fd = transport.get_extra_info("socket").fileno()
+        transport.set_write_buffer_limits(0)
+        self.muted = False
+        self.last_seen = now_ms()
+        self.endpoint.accepted += 1
+        self.endpoint.connections.add(self)
+        self.timer = ConnectionTimer()
+        self.timer.connection = self
+        self.endpoint.wheel.schedule(self.timer, HEAD_TIMEOUT_MS)
+
+    def get_buffer(self, sizehint):
+        cdef size_t room
+        if likely(self.rest.n == 0):
+            return self.endpoint.read_view
+        # The rest of a frame goes behind its beginning: no copy from the shared buffer.
+        room = self.need - self.rest.n if self.need > self.rest.n else 0
+        if room < 4096:
+            room = 4096
+        buf_room(&self.rest, room)
+        return PyMemoryView_FromMemory(self.rest.p + self.rest.n, <Py_ssize_t>(self.rest.cap - self.rest.n), PyBUF_WRITE)
+
+    def buffer_updated(self, Py_ssize_t nbytes):
+        self.last_seen = now_ms()
+        try:
+            if self.rest.n:
+                self.rest.n += <size_t>nbytes
+                self.receive(self.rest.p, self.rest.n)
+            else:
+                self.receive(self.endpoint.read_buffer, <size_t>nbytes)
+        except Exception as error:
+            self.endpoint.owner.log_exception("exception while reading from a connection", error)
+            self.close(1011)
+
+    def eof_received(self):
+        return False
+
+    def pause_writing(self):
+        self.blocked = True
+
+    def resume_writing(self):
+        # What was accepted for this peer in this turn has its place behind the backlog.
+        self.hub.flush()
+        try:
+            self.drain()
+        except Exception as error:
+            self.endpoint.owner.log_exception("exception while writing to a slow connection", error)
+            self.abort()
+
+    def connection_lost(self, exc):
+        self.state = ST_CLOSED
+        self.muted = True
+        self.fd = -1
+        self.finish()
+        self.transport = None
+        self.endpoint.connections.discard(self)
+        if not self.endpoint.connections:
+            self.endpoint.owner.on_empty()
+        if self.timer is not None:
+            self.timer.unlink()
+            self.timer.connection = None
+            self.timer = None
+        buf_free(&self.rest)
+        buf_free(&self.fragments)
+        buf_free(&self.backlog)
+        self.conflated = None
+        self.waiting = None
+        self.http = None
+
+    # --- receiving -------------------------------------------------------------------------------------------
+
+    cdef int receive(self, char *p, size_t n) except -1:
+        cdef size_t used
+        cdef bint from_rest = p == self.rest.p
+        if self.state == ST_HTTP:
+            # Request heads are small: no rest is kept, httptools holds the state.
+            self.rest.n = 0
+            return self.feed_http(p, n)
+        used = self.consume(p, n)
+        if self.state >= ST_CLOSING:
+            used = n
+        if used == n:
+            if from_rest:
+                buf_free(&self.rest)
+            return 0
+        if from_rest:
+            memmove(self.rest.p, p + used, n - used)
+            self.rest.n = n - used
+        else:
+            self.rest.n = 0
+            buf_add(&self.rest, p + used, n - used)
+        return 0
+
+    cdef size_t consume(self, char *p, size_t n) except? 999999999:
+        """Handle all whole frames in p[0:n]; returns how many bytes they were."""
+        cdef size_t pos = 0, size, head
+        cdef uint8_t b0, b1
+        cdef const uint8_t *u
+        cdef int opcode, i
+        cdef uint32_t key
+        self.need = 0
+        while n - pos >= 2:
+            if self.state >= ST_CLOSING:
+                return n
+            u = <const uint8_t*>p + pos
+            b0 = u[0]
+            b1 = u[1]
+            opcode = b0 & 15
+            size = b1 & 127
+            head = 6
+            if size == 126:
+                if n - pos < 4:
+                    break
+                size = <size_t>u[2] << 8 | u[3]
+                head = 8
+                if size < 126:
+                    self.close(1002)
+                    return n
+            elif size == 127:
+                if n - pos < 10:
+                    break
+                size = 0
+                for i in range(8):
+                    size = size << 8 | u[2 + i]
+                head = 14
+                if size < 65536 or size >> 63:
+                    self.close(1002)
+                    return n
+            if unlikely(b0 & 0x70 or not b1 & 0x80 or opcode > 10 or 2 < opcode < 8
+                        or (opcode >= 8 and (size > 125 or not b0 & 0x80))):
+                self.close(1002)
+                return n
+            if opcode < 8 and size + self.fragments.n > self.endpoint.max_message_size:
+                self.endpoint.owner.log_too_large(self)
+                self.close(1009)
+                return n
+            if n - pos < head + size:
+                self.need = head + size
+                break
+            memcpy(&key, p + pos + head - 4, 4)
+            if key:
+                unmask(p + pos + head, size, key)
+            self.on_frame(opcode, (b0 & 0x80) != 0, p + pos + head, size)
+            pos += head + size
+        return pos
+
+    cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1:
+        cdef int code
+        if likely(opcode == 2 and fin and not self.in_fragments):
+            return self.on_payload(p, n)
+        if opcode == 2 or opcode == 0:
+            if (opcode == 2) == self.in_fragments:
+                return self.close(1002)
+            buf_add(&self.fragments, p, n)
+            self.in_fragments = not fin
+            if fin:
+                try:
+                    self.on_payload(self.fragments.p, self.fragments.n)
+                finally:
+                    buf_free(&self.fragments)
+            return 0
+        if opcode == 1:
+            self.endpoint.owner.log_text_frame(self)
+            return self.close(1003)
+        if opcode == 9:
+            return self.send_control(10, p, n)
+        if opcode == 8:
+            code = 0
+            if n == 1:
+                return self.close(1002)
+            if n >= 2:
+                code = <uint8_t>p[0] << 8 | <uint8_t>p[1]
+                if not (1000 <= code <= 1014 and not 1004 <= code <= 1006) and not 3000 <= code <= 4999:
+                    return self.close(1002)
+                if not utf8_check(p + 2, <Py_ssize_t>n - 2):
+                    return self.close(1007)
+            return self.close(code)
+        return 0
+
+    cdef int send_control(self, uint8_t opcode, const char *p, size_t n) except -1:
+        """Queue a control frame of at most 125 bytes."""
+        cdef char frame[135]
+        cdef size_t h = frame_header(frame, n, opcode)
+        if n:
+            memcpy(frame + h, p, n)
+        return self.hub.send_frame(self, frame, h + n)
+
+    cdef int on_payload(self, const char *p, size_t n) except -1:
+        """One websocket message: usually one protocol message, but all that are in it are taken, in order."""
+        cdef const char *e = p + n
+        cdef const char *next
+        cdef Msg m
+        while True:
+            next = decode_msg(p, e, &m)
+            if unlikely(next == NULL):
+                return self.on_malformed()
+            self.on_message(&m, p, next - p)
+            if next == e or self.state >= ST_CLOSING:
+                return 0
+            p = next
+
+    cdef int on_malformed(self) except -1:
+        if self.state == ST_CHALLENGE:
+            self.reply(T_CONNECTION, CONNECTION_INVALID_MESSAGE)
+        elif self.state < ST_OPEN:
+            self.reply(T_AUTH, AU_INVALID_MESSAGE)
+        else:
+            return self.unknown_topic()
+        return self.on_bad()
+
+    cdef int on_message(self, Msg *m, const char *raw, size_t n) except -1:
+        self.hub.messages_in += 1
+        if likely(self.state == ST_OPEN):
+            try:
+                return self.on_open_message(m, raw, n)
+            except Exception as error:
+                # Whatever goes wrong while handling a message ends there: the loop and everybody else go on.
+                self.endpoint.owner.log_exception("exception while handling a message", error)
+                return 0
+        if self.state == ST_CHALLENGE:
+            return self.on_challenge(m)
+        return self.on_auth(m)
+
+    cdef int reply(self, int topic, int action) except -1:
+        """Answer with a message that has no other field."""
+        cdef Msg m
+        start(&m, topic, action)
+        return self.hub.send_msg(self, &m)
+
+    cdef int reply_msg(self, const Msg *m, list names=None, dict versions=None) except -1:
+        return self.hub.send_msg(self, m, names, versions)
+
+    cdef int on_challenge(self, Msg *m) except -1:
+        cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
+        if m.topic != T_CONNECTION:
+            self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid connection message")
+            self.reply(T_CONNECTION, CONNECTION_INVALID_MESSAGE)
+            return self.on_bad()
+        if action == CONNECTION_CHALLENGE:
+            if has_text(m, S_SDK_TYPE):
+                self.sdk_type = m.s[S_SDK_TYPE].p[:m.s[S_SDK_TYPE].n].decode()
+            if has_text(m, S_SDK_VERSION):
+                self.sdk_version = m.s[S_SDK_VERSION].p[:m.s[S_SDK_VERSION].n].decode()
+                self.knows_patch_multi = understands_patch_multi(self.sdk_version)
+            self.state = ST_AUTH
+            return self.reply(T_CONNECTION, CONNECTION_ACCEPT)
+        if action != CONNECTION_PING and action != CONNECTION_PONG:
+            self.endpoint.owner.log_limited(self, "UNKNOWN_ACTION", f"CONNECTION action {action} before CHALLENGE")
+            return self.on_bad()
+        return 0
+
+    cdef int on_auth(self, Msg *m) except -1:
+        cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
+        cdef int kind
+        if m.topic == T_CONNECTION and (action == CONNECTION_PING or action == CONNECTION_PONG):
+            return 0
+        if m.topic != T_AUTH or self.state == ST_AUTH_RUNNING:
+            # One check at a time: a second request could otherwise register the user twice.
+            self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid auth message")
+            self.reply(T_AUTH, AU_INVALID_MESSAGE)
+            return self.on_bad()
+        kind = -1
+        if action == AU_REQUEST and has_text(m, S_DATA):
+            kind = json_check(m.s[S_DATA].p, m.s[S_DATA].n)
+            if kind >= 0:
+                kind &= JSON_KIND_MASK
+        if kind != JSON_OBJECT and kind != JSON_ARRAY:
+            self.endpoint.owner.log_invalid_auth_data(self)
+            self.reply(T_AUTH, AU_INVALID_MESSAGE_DATA)
+            return self.close(0)
+        data = None if m.s[S_DATA].n == 2 else loads(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n))
+        if self.endpoint.open_user_id is not None:
+            return self.login("open" if data is None else self.endpoint.open_user_id(data), None, UNSET)
+        self.state = ST_AUTH_RUNNING
+        self.endpoint.owner.authenticate(self, {} if data is None else data)
+        return 0
+
+    cdef int login(self, user_id, server_data, client_data) except -1:
+        cdef Msg m
+        cdef bytes text
+        self.state = ST_OPEN
+        self.was_open = True
+        self.user_id = user_id if user_id else "OPEN"
+        self.server_data = server_data
+        self.client_data = client_data
+        self.endpoint.logins += 1
+        start(&m, T_AUTH, AU_SUCCESSFUL)
+        if client_data is not UNSET:
+            text = dumps(client_data)
+            set_text(&m, S_DATA, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        self.hub.send_msg(self, &m)
+        self.endpoint.owner.on_open(self)
+        return self.arm()
+
+    def finish_login(self, bint accepted, user_id, server_data, client_data):
+        """The authentication service has decided (spec/connection-and-auth.md section 3)."""
+        cdef Msg m
+        cdef bytes text
+        if self.state != ST_AUTH_RUNNING:
+            return      # closed meanwhile: nobody is logged in, so that no ghost stays in presence
+        if accepted:
+            self.login(user_id, server_data, client_data)
+            return
+        self.state = ST_AUTH
+        start(&m, T_AUTH, AU_UNSUCCESSFUL)
+        if client_data is not UNSET:
+            text = dumps(client_data)
+            set_text(&m, S_DATA, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        self.hub.send_msg(self, &m)
+        self.attempts += 1
+        if self.attempts >= self.endpoint.max_auth_attempts:
+            self.endpoint.owner.log_too_many_attempts(self)
+            self.reply(T_AUTH, AU_TOO_MANY_AUTH_ATTEMPTS)
+            self.close(0)
+
+    cdef int on_open_message(self, Msg *m, const char *raw, size_t n) except -1:
+        cdef int action
+        if likely(T_EVENT <= m.topic <= T_PRESENCE):
+            if self.holds or self.waiting:
+                return self.wait_behind(raw, n)
+            return self.endpoint.router.dispatch(self, m, raw, n)
+        if m.topic == T_CONNECTION:
+            action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
+            if action == CONNECTION_PING:
+                return self.reply(T_CONNECTION, CONNECTION_PONG)
+            if action == CONNECTION_PONG or action == CONNECTION_CLOSING:
+                return 0
+        return self.unknown_topic()
+
+    cdef int unknown_topic(self) except -1:
+        self.endpoint.owner.log_limited(self, "UNKNOWN_TOPIC", "message that cannot be decoded or of a topic without handler")
+        self.reply(T_PARSER, PARSER_UNKNOWN_TOPIC)
+        return self.on_bad()
+
+    cdef int unknown_action(self, Msg *m) except -1:
+        """Answer an action that its topic does not have, or that no client may send."""
+        cdef Msg answer
+        cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
+        self.endpoint.owner.log_limited(self, "UNKNOWN_ACTION", f"action {action} of topic {m.topic}")
+        start(&answer, T_PARSER, PARSER_UNKNOWN_ACTION)
+        set_int(&answer, I_ORIGINAL_TOPIC, m.topic)
+        set_int(&answer, I_ORIGINAL_ACTION, action)
+        self.hub.send_msg(self, &answer)
+        return self.on_bad()
+
+    cdef int on_bad(self) except -1:
+        """Count a message that makes no sense; too many of them end the connection."""
+        self.endpoint.bad_messages += 1
+        self.bad += 1
+        if self.bad > self.endpoint.max_bad_messages:
+            return self.close(1002)
+        return 0
+
+    # --- order behind decisions that take time ----------------------------------------------------------------
+
+    cdef int wait_behind(self, const char *raw, size_t n) except -1:
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(PyBytes_FromStringAndSize(raw, <Py_ssize_t>n))
+        self.waiting_size += n
+        if not self.reading_paused and (len(self.waiting) > WAITING_MESSAGES or self.waiting_size > WAITING_BYTES):
+            self.reading_paused = True
+            self.transport.pause_reading()
+        return 0
+
+    cpdef hold(self):
+        """Let later messages of this connection wait until ``release`` was called as often as ``hold``."""
+        self.holds += 1
+
+    cpdef release(self):
+        """End one ``hold``; messages that waited are handled now, in the order they came."""
+        cdef bytes raw
+        cdef Msg m
+        self.holds -= 1
+        while self.holds == 0 and self.waiting and self.state == ST_OPEN:
+            raw = self.waiting.popleft()
+            self.waiting_size -= <size_t>len(raw)
+            decode_msg(PyBytes_AS_STRING(raw), PyBytes_AS_STRING(raw) + len(raw), &m)
+            try:
+                self.endpoint.router.dispatch(self, &m, PyBytes_AS_STRING(raw), <size_t>len(raw))
+            except Exception as error:
+                self.endpoint.owner.log_exception("exception while handling a message", error)
+        if self.reading_paused and not self.waiting and self.state == ST_OPEN:
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    # --- closing ---------------------------------------------------------------------------------------------
+
+    cdef int close(self, int code) except -1:
+        """Send what is queued and a close frame (0: without status), then wait shortly for the peer to go."""
+        cdef char payload[2]
+        if self.state >= ST_CLOSING:
+            return 0
+        if self.state == ST_HTTP:
+            self.state = ST_CLOSING
+        else:
+            self.state = ST_CLOSING
+            payload[0] = <char>(code >> 8)
+            payload[1] = <char>(code & 255)
+            self.send_control(8, payload, 2 if code else 0)
+            self.hub.flush()
+        return self.end_writing()
+
+    cdef int end_writing(self) except -1:
+        self.muted = True
+        self.finish()
+        if self.transport is None:
+            return 0
+        if self.backlog.n > self.backlog_pos:
+            self.transport.write(PyBytes_FromStringAndSize(
+                self.backlog.p + self.backlog_pos, <Py_ssize_t>(self.backlog.n - self.backlog_pos)))
+        buf_free(&self.backlog)
+        self.backlog_pos = 0
+        if self.reading_paused:
+            self.reading_paused = False
+            self.transport.resume_reading()
+        # A socket closed with unread input resets the connection, and the peer might never see the close frame:
+        # end our half only and read on until the peer has gone.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+        if self.timer is not None:
+            self.endpoint.wheel.schedule(self.timer, CLOSE_TIMEOUT_MS)
+        return 0
+
+    cdef int finish(self) except -1:
+        """The connection is over for everybody else; runs once, when closing begins or the socket is lost."""
+        if self.finished:
+            return 0
+        self.finished = True
+        self.waiting = None
+        if self.was_open:
+            try:
+                callbacks, self.close_callbacks = self.close_callbacks, None
+                for callback in callbacks or ():
+                    try:
+                        callback(self)
+                    except Exception as error:
+                        self.endpoint.owner.log_exception("exception in a close callback", error)
+                self.drop_subscriptions()
+                self.endpoint.owner.on_closed(self)
+            except Exception as error:
+                self.endpoint.owner.log_exception("exception while closing a connection", error)
+        return 0
+
+    cdef int on_slow(self) except -1:
+        """Too much waits for this client: it is cut off, and nothing more is kept for it."""
+        if self.state >= ST_CLOSING:
+            return 0
+        self.muted = True
+        # Not now: somebody may be in the middle of a broadcast to the subscriptions this would end.
+        self.endpoint.hub.loop.call_soon(self.close_slow)
+        return 0
+
+    def close_slow(self):
+        """Close with 1013 (try again later) behind what the socket has taken in part."""
+        cdef char frame[4]
+        if self.state >= ST_CLOSING:
+            return
+        self.hub.slow_closed += 1
+        self.endpoint.owner.log_slow(self, self.waiting_bytes())
+        self.state = ST_CLOSING
+        buf_free(&self.backlog)
+        self.backlog_pos = 0
+        self.conflated = None
+        frame_header(frame, 2, 8)
+        frame[2] = <char>(1013 >> 8)
+        frame[3] = <char>(1013 & 255)
+        if self.transport is not None:
+            self.transport.write(PyBytes_FromStringAndSize(frame, 4))
+        self.end_writing()
+
+    cdef int on_broken(self) except -1:
+        self.muted = True
+        self.endpoint.hub.loop.call_soon(self.abort)
+        return 0
+
+    def abort(self):
+        """Cut the connection without a word."""
+        if self.state < ST_CLOSING:
+            self.state = ST_CLOSING
+        self.muted = True
+        self.finish()
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    cdef int arm(self) except -1:
+        """Set the timer to whichever comes first: the login limit or the heartbeat limit."""
+        cdef uint64_t now = now_ms(), due = self.last_seen + 2 * self.endpoint.heartbeat_interval + 1
+        if self.state < ST_OPEN and self.login_deadline and self.login_deadline < due:
+            due = self.login_deadline
+        if self.timer is not None:
+            self.endpoint.wheel.schedule(self.timer, due - now if due > now else 0)
+        return 0
+
+    cdef int on_timer(self) except -1:
+        cdef uint64_t now = now_ms()
+        if self.state >= ST_CLOSING or self.state == ST_HTTP:
+            self.abort()
+            return 0
+        if self.state < ST_OPEN and self.login_deadline and now >= self.login_deadline:
+            self.endpoint.owner.log_auth_timeout(self)
+            self.reply(T_CONNECTION, CONNECTION_AUTHENTICATION_TIMEOUT)
+            return self.close(0)
+        if now - self.last_seen > 2 * self.endpoint.heartbeat_interval:
+            self.endpoint.owner.log_heartbeat(self)
+            return self.close(0)
+        return self.arm()
+
+    # --- HTTP ------------------------------------------------------------------------------------------------
+
+    cdef int feed_http(self, char *p, size_t n) except -1:
+        cdef bytes data = PyBytes_FromStringAndSize(p, <Py_ssize_t>n)
+        cdef Py_ssize_t offset = -1
+        if self.http is None:
+            self.http = HttpReader(self.endpoint.max_body_size)
+        reader = self.http
+        if reader.in_head:
+            reader.fed += n
+        try:
+            reader.feed(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            offset = upgrade.args[0]
+        except httptools.HttpParserError as error:
+            return self.http_error(400, f"Malformed request: {error}")
+        if reader.too_large:
+            return self.http_error(413, "request entity too large")
+        if reader.in_head and reader.fed > HEAD_LIMIT:
+            return self.http_error(431, "Request head too large.")
+        requests, reader.done = reader.done, []
+        for request in requests:
+            if request.upgrade:
+                self.upgrade(request)
+                if self.state == ST_CHALLENGE and 0 <= offset < len(data):
+                    # The client did not wait for the answer; the rest are frames.
+                    return self.receive(p + offset, n - <size_t>offset)
+                return 0
+            status, headers, body = self.endpoint.owner.on_http(request)
+            self.http_reply(status, headers, body, request.keep_alive)
+            if not request.keep_alive:
+                return self.close(0)
+            self.endpoint.wheel.schedule(self.timer, HEAD_TIMEOUT_MS)
+        return 0
+
+    cdef int http_error(self, int status, str text) except -1:
+        self.http_reply(status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode() + b"\r\n\r\n", False)
+        return self.close(0)
+
+    cdef int http_reply(self, int status, dict headers, bytes body, bint keep) except -1:
+        lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines.append(f"Content-Length: {len(body)}")
+        if not keep:
+            lines.append("Connection: close")
+        self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body)
+        return 0
+
+    cdef int upgrade(self, request) except -1:
+        """Answer the websocket handshake (RFC 6455 section 4.2)."""
+        cdef dict headers = request.headers
+        cdef bytes accept
+        path = request.target.partition(b"?")[0]
+        if path != self.endpoint.url_path:
+            return self.http_error(404, "Endpoint not found.")
+        if headers.get("upgrade", "").lower() != "websocket" or request.method != "GET":
+            return self.http_error(400, "Only an upgrade to websocket is possible here.")
+        if headers.get("sec-websocket-version") != "13":
+            self.http_reply(426, {"Sec-WebSocket-Version": "13", "Content-Type": "text/plain; charset=utf-8"},
+                            b"Only websocket version 13 is spoken here.\r\n\r\n", False)
+            return self.close(0)
+        accept = accept_value(headers.get("sec-websocket-key", ""))
+        if accept is None:
+            return self.http_error(400, "Invalid Sec-WebSocket-Key.")
+        if not self.endpoint.owner.origin_allowed(headers):
+            return self.http_error(403, "Origin is forbidden.")
+        # One bytes object instead of a dict of strings: it may be kept for as long as the connection lives.
+        self.head = "\n".join(f"{key}:{value}" for key, value in headers.items()).encode()
+        self.http = None
+        self.state = ST_CHALLENGE
+        self.send_raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                      b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+        if self.endpoint.unauthenticated_timeout:
+            self.login_deadline = now_ms() + self.endpoint.unauthenticated_timeout
+        self.endpoint.owner.log_connection(self)
+        return self.arm()
+
+    cdef int send_raw(self, bytes data) except -1:
+        """Send bytes that are not frames, before any frame was sent."""
+        cdef ssize_t sent = 0
+        if self.fd >= 0:
+            sent = socket_send(self.fd, PyBytes_AS_STRING(data), <size_t>len(data), 0x4000 | 0x40)
+            if sent == len(data):
+                return 0
+            if sent < 0:
+                sent = 0
+        self.transport.write(data[sent:])
+        if self.transport.get_write_buffer_size():
+            self.blocked = True
+        return 0
+
+    # --- for handlers and plugins in Python ------------------------------------------------------------------
+
+    def send(self, Message message not None, bint buffered=True):
+        """Queue a message for this client; dropped silently once the connection is closed."""
+        cdef Msg m
+        message.fill(&m)
+        self.hub.send_msg(self, &m, message.names, message.versions)
+        if not buffered:
+            self.hub.flush()
+
+    def send_ack(self, Message message not None, bint buffered=True):
+        """As ``send``, with the acknowledgement flag set."""
+        self.send(message.replace(is_ack=True), buffered)
+
+    def on_close(self, callback):
+        """Call ``callback(connection)`` once when the connection is over, whatever the cause."""
+        if self.close_callbacks is None:
+            self.close_callbacks = []
+        self.close_callbacks.append(callback)
+
+    def remove_on_close(self, callback):
+        """Take back ``on_close``; unknown callbacks are ignored."""
+        if self.close_callbacks and callback in self.close_callbacks:
+            self.close_callbacks.remove(callback)
+
+    def destroy(self):
+        """Close the connection (no status code)."""
+        self.close(0)
+
+    def set_peer_name(self, name):
+        self.peer_name = name
+
+    @property
+    def handshake_data(self):
+        """``headers`` (lower case names), ``referer`` and ``remoteAddress`` of the upgrade request."""
+        headers = {}
+        if self.head:
+            for line in self.head.decode().split("\n"):
+                key, _, value = line.partition(":")
+                headers[key] = value
+        if self.peer_name is None and self.transport is not None:
+            peer = self.transport.get_extra_info("peername")
+            self.peer_name = peer[0] if isinstance(peer, tuple) else peer
+        return {"headers": headers, "referer": headers.get("referer"), "remoteAddress": self.endpoint.owner.remote_address(headers, self.peer_name)}
+
+    @property
+    def max_names(self):
+        """Names that one message of this client may carry."""
+        return self.endpoint.owner.max_names
+
+    @property
+    def uuid(self):
+        """Random id of this connection."""
+        if self._uuid is None:
+            self._uuid = uuid.uuid4().hex
+        return self._uuid
+
+    @property
+    def socket_type(self):
+        """Name of the protocol."""
+        return "wsBinary"
+
+    @property
+    def is_remote(self):
+        """False: the connection is held by this node."""
+        return False
+
+    @property
+    def is_closed(self):
+        """Whether the connection is closing or closed."""
+        return self.state >= ST_CLOSING
+
+    def __repr__(self):
+        return f"<Connection {self.user_id!r} state={self.state}>"
+
+
+cdef bint understands_patch_multi(version) except -1:
+    """PATCH_MULTI came with the JavaScript client 7.1.0 (spec/protocol-binary.md section 12)."""
+    try:
+        parts = [int(part) for part in version.split("-")[0].split(".")[:2]]
+    except ValueError:
+        return False
+    return parts >= [7, 1]

@@ -1,0 +1,125 @@
+"""Subscriptions, broadcasts and outboxes."""
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from dsfast._core.buffer cimport Buf
+from dsfast._core.names cimport Named, NameTable
+from dsfast._core.protocol cimport Msg
+
+cdef extern from "sys/socket.h" nogil:
+    ssize_t socket_send "send"(int fd, const void *buf, size_t n, int flags)
+
+# One subscription; knows its place in the two arrays that hold it, so that removal is O(1).
+cdef struct Sub:
+    PyObject *peer
+    PyObject *subject
+    uint32_t at_subject
+    uint32_t at_peer
+
+cdef struct Range:
+    size_t off
+    size_t n
+
+# Frames of one turn that all subscribers of a subject are to get, except `skip`.
+cdef struct Segment:
+    PyObject *subject
+    PyObject *skip
+    size_t off
+    size_t n
+
+cdef class Subject(Named):
+    cdef Registry registry
+    cdef Sub **subs
+    cdef uint32_t count
+    cdef uint32_t cap
+    cdef readonly bint provided     # an active provider publishes this record
+
+cdef class Peer:
+    cdef object __weakref__
+    cdef Hub hub
+    cdef object transport
+    cdef int fd                     # socket for direct sends; -1: only through the transport (TLS)
+    cdef bint dirty                 # in hub.dirty
+    cdef bint blocked               # the transport still holds bytes of ours
+    cdef bint muted                 # nothing may be sent any more
+    cdef Range *ranges
+    cdef uint32_t n_ranges
+    cdef uint32_t cap_ranges
+    cdef Buf backlog                # whole frames waiting for the transport to drain
+    cdef size_t backlog_pos
+    cdef size_t handed              # bytes the transport was given when it blocked
+    cdef dict conflated             # subjects whose newest state is owed to this peer
+    cdef Sub **subs
+    cdef uint32_t n_subs
+    cdef uint32_t cap_subs
+    cdef int add_range(self, size_t off, size_t n) except -1
+    cdef int flush(self, const char *base) except -1
+    cdef int write_now(self, const char *p, size_t n) except -1
+    cdef size_t write_frames(self, const char *p, size_t n) except? 999999999
+    cdef int drain(self) except -1
+    cdef size_t waiting_bytes(self) noexcept
+    cdef int drop_subscriptions(self) except -1
+    cdef int on_slow(self) except -1
+    cdef int on_broken(self) except -1
+
+cdef class Hub:
+    cdef readonly object loop
+    cdef Buf arena                  # all frames of this turn
+    cdef Buf scratch
+    cdef Segment *segments
+    cdef uint32_t n_segments
+    cdef uint32_t cap_segments
+    cdef PyObject **dirty
+    cdef uint32_t n_dirty
+    cdef uint32_t cap_dirty
+    cdef bint scheduled
+    cdef object flush_callback
+    cdef object flush_handle
+    cdef list slow
+    cdef public double buffer_timeout       # seconds; 0 = end of the loop turn
+    cdef public size_t max_buffer_bytes
+    cdef public size_t max_outgoing_bytes
+    cdef public bint conflate
+    cdef public object state_writer         # StateWriter: newest state of a conflated record
+    cdef readonly uint64_t messages_in
+    cdef readonly uint64_t deliveries
+    cdef readonly uint64_t broadcasts
+    cdef readonly uint64_t bytes_out
+    cdef readonly uint64_t writes
+    cdef readonly uint64_t slow_closed
+    cdef readonly uint64_t conflations
+    cdef int send_msg(self, Peer peer, const Msg *m, list names=*, dict versions=*) except -1
+    cdef int send_frame(self, Peer peer, const char *p, size_t n) except -1
+    cdef int broadcast_msg(self, Subject subject, Peer skip, const Msg *m) except -1
+    cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1
+    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n) except -1
+    cdef int unicast(self, Peer peer, size_t off, size_t n) except -1
+    cdef int expand(self) except -1
+    cdef bint absorb(self, Peer peer, Subject subject) except -1
+    cdef int mark_dirty(self, Peer peer) except -1
+    cdef int schedule(self) except -1
+    cdef int flush(self) except -1
+
+cdef class StateWriter:
+    cdef int write_state(self, Peer peer, Subject subject) except -1
+
+cdef class Registry:
+    cdef readonly Hub hub
+    cdef readonly int topic
+    cdef NameTable table
+    cdef bint conflatable
+    cdef object listener
+    cdef Sub **pairs
+    cdef size_t pair_mask
+    cdef readonly Py_ssize_t subscriptions
+    cdef Subject find(self, const char *p, Py_ssize_t n)
+    cdef Subject ensure(self, const char *p, Py_ssize_t n)
+    cdef Sub *pair_find(self, Peer peer, Subject subject) noexcept
+    cdef Subject lookup(self, str name)
+    cdef bint holds(self, Peer peer, Subject subject) noexcept
+    cdef Subject subscribe(self, Peer peer, const char *p, Py_ssize_t n, bint *fresh)
+    cdef bint unsubscribe(self, Peer peer, const char *p, Py_ssize_t n) except -1
+    cdef int drop(self, Sub *sub) except -1
+    cdef int pair_grow(self) except -1
+    cdef void pair_put(self, Sub *sub) noexcept
+    cdef void pair_remove(self, Sub *sub) noexcept

@@ -1,0 +1,150 @@
+"""From a message to its handler, and the answers that all topics share.
+
+With open permission a message goes straight to its handler, in C. With a permission plugin it first passes the
+PermissionGate (dsfast/handlers/permission.py), which hands it back through ``forward``.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.string cimport memcpy
+
+from dsfast._core.buffer cimport Slice
+from dsfast._core.connection cimport Connection, Dispatcher
+from dsfast._core.fanout cimport Registry, Subject
+from dsfast._core.protocol cimport *
+from dsfast._core.protocol import encode
+
+# INVALID_MESSAGE_DATA of each topic; presence has none and answers INVALID_PRESENCE_USERS.
+cdef int[8] INVALID_DATA = [0, 0, 0, 0, EVENT_INVALID_MESSAGE_DATA, REC_INVALID_MESSAGE_DATA, RPC_INVALID_MESSAGE_DATA, PRE_INVALID_PRESENCE_USERS]
+
+
+cdef class Handler:
+    """Base of the handlers. Those in Python override ``on_message``, those of the core ``handle``."""
+
+    cdef int handle(self, Connection c, Msg *m, const char *raw, size_t n) except -1:
+        """Handle one permitted message; ``raw[0:n]`` are its bytes on the wire."""
+        self.on_message(c, to_message(m))
+        return 0
+
+    def on_message(self, connection, message):
+        """Handle one permitted message."""
+
+    def unknown_action(self, Connection connection not None, Message message not None):
+        """Answer an action this topic does not have."""
+        cdef Msg m
+        message.fill(&m)
+        connection.unknown_action(&m)
+
+
+cdef class Router(Dispatcher):
+    """Topic → handler, through the permission gate if there is one."""
+
+    def __init__(self, handlers, gate=None):
+        self.handlers = [None] * 8
+        for topic, handler in handlers.items():
+            self.handlers[topic] = handler
+        self.gate = gate
+
+    cdef int dispatch(self, Connection c, Msg *m, const char *raw, size_t n) except -1:
+        handler = self.handlers[m.topic]
+        if handler is None:
+            return c.unknown_topic()
+        if self.gate is None:
+            return (<Handler>handler).handle(c, m, raw, n)
+        self.gate.check(c, to_message(m))
+        return 0
+
+    def forward(self, Connection connection not None, Message message not None):
+        """Hand a message that has been permitted to its handler."""
+        cdef bytes raw = encode(message)
+        cdef const char *p = PyBytes_AS_STRING(raw)
+        cdef Msg m
+        if connection.is_closed:
+            return
+        decode_msg(p, p + len(raw), &m)
+        (<Handler>self.handlers[m.topic]).handle(connection, &m, p, <size_t>len(raw))
+
+
+cdef int answer(Connection c, const Msg *m, int action) except -1:
+    """Answer with name and originalAction of the request (the MULTIPLE_... messages)."""
+    cdef Msg a
+    start(&a, m.topic, action)
+    set_int(&a, I_ORIGINAL_ACTION, action_of(m))
+    copy_text(&a, m, S_NAME)
+    return c.reply_msg(&a)
+
+
+cdef int answer_error(Connection c, const Msg *m, int action) except -1:
+    """Answer an error with everything that lets the client find its request."""
+    cdef Msg a
+    start(&a, m.topic, action)
+    set_int(&a, I_ORIGINAL_ACTION, action_of(m))
+    set_int(&a, I_IS_ERROR, 1)
+    copy_text(&a, m, S_NAME)
+    copy_text(&a, m, S_CORRELATION_ID)
+    if m.topic == T_RECORD and has_int(m, I_IS_WRITE_ACK) and m.i[I_IS_WRITE_ACK]:
+        set_int(&a, I_IS_WRITE_ACK, 1)
+    return c.reply_msg(&a)
+
+
+cdef int answer_invalid(Connection c, const Msg *m) except -1:
+    """Answer a message whose fields or payload make no sense."""
+    return answer_error(c, m, INVALID_DATA[m.topic])
+
+
+cdef int send_ack(Connection c, const Msg *m, list names=None) except -1:
+    """The acknowledgement of a bulk request."""
+    cdef Msg a
+    start(&a, m.topic, action_of(m))
+    set_int(&a, I_IS_ACK, 1)
+    copy_text(&a, m, S_CORRELATION_ID)
+    return c.reply_msg(&a, names)
+
+
+cdef bint names_ok(Connection c, const Msg *m) except -1:
+    """Check the names of a bulk request (bounded, none empty) before any of them has an effect."""
+    cdef Slice name
+    cdef const char *cursor = m.body
+    if m.items > <uint32_t>c.endpoint.owner.max_names:
+        answer_invalid(c, m)
+        return False
+    if m.items:
+        cursor = next_item(m, cursor, &name)
+        while cursor != NULL:
+            if name.n == 0:
+                answer_invalid(c, m)
+                return False
+            cursor = next_item(m, cursor, &name)
+    return True
+
+
+cdef int subscribe_names(Connection c, const Msg *m, Registry registry, int repeated, str what) except -1:
+    """Subscribe to every name of a bulk request; a repeated one is told so and stays subscribed."""
+    cdef Slice name
+    cdef Msg a
+    cdef bint fresh = False
+    cdef const char *cursor = m.body
+    if m.items == 0:
+        return 0
+    cursor = next_item(m, cursor, &name)
+    while cursor != NULL:
+        registry.subscribe(c, name.p, name.n, &fresh)
+        if not fresh:
+            start(&a, m.topic, repeated)
+            set_int(&a, I_ORIGINAL_ACTION, action_of(m))
+            set_text(&a, S_NAME, name.p, name.n)
+            c.reply_msg(&a)
+            c.endpoint.owner.log_repeated(c, what, name.p[:name.n].decode())
+        cursor = next_item(m, cursor, &name)
+    return 0
+
+
+cdef int unsubscribe_names(Connection c, const Msg *m, Registry registry) except -1:
+    """End the subscriptions of a bulk request; names that are not subscribed are no error."""
+    cdef Slice name
+    cdef const char *cursor = m.body
+    if m.items == 0:
+        return 0
+    cursor = next_item(m, cursor, &name)
+    while cursor != NULL:
+        registry.unsubscribe(c, name.p, name.n)
+        cursor = next_item(m, cursor, &name)
+    return 0

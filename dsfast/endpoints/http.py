@@ -1,0 +1,45 @@
+"""Plain HTTP on the port of the endpoints: the health check, and clear answers to everything else (http.md)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["HttpResponse", "HttpRoutes", "Request"]
+
+HttpResponse = tuple[int, dict[str, str], bytes]
+"""Status, headers, body."""
+
+END = b"\r\n\r\n"
+"""Every answer ends so, as upstream's do."""
+
+
+class Request(Protocol):
+    """A complete HTTP request."""
+
+    method: str
+    target: bytes
+    headers: dict[str, str]
+    body: bytearray
+
+
+class HttpRoutes:
+    """Which path is answered how."""
+
+    def __init__(self, health_check_path: str) -> None:
+        self._health_check_path = health_check_path.encode()
+
+    def answer(self, request: Request) -> HttpResponse:
+        """The answer to one request; the query of the target does not matter."""
+        if request.method not in ("GET", "POST"):
+            return _text(405, "Unsupported method. Supported methods: GET, POST, OPTIONS")
+        if request.method == "GET" and request.target.partition(b"?")[0] == self._health_check_path:
+            return 200, _headers("application/json; charset=utf-8"), b""
+        return _text(404, "Endpoint not found.")
+
+
+def _text(status: int, text: str) -> HttpResponse:
+    return status, _headers("text/plain; charset=utf-8"), text.encode() + END
+
+
+def _headers(content_type: str) -> dict[str, str]:
+    return {"Content-Type": content_type, "Access-Control-Allow-Origin": "*"}

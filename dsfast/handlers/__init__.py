@@ -1,0 +1,115 @@
+"""The handlers of the topics, and the router that brings messages to them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from dsfast._core.events import EventHandler
+from dsfast._core.fanout import Hub, Registry
+from dsfast._core.protocol import Topic
+from dsfast._core.router import Handler, Router
+from dsfast._core.rpc import RpcHandler
+from dsfast._core.timers import TimingWheel
+from dsfast.handlers.listen import ListenHandler
+from dsfast.handlers.permission import PermissionGate
+from dsfast.handlers.presence import PresenceHandler
+from dsfast.handlers.record import RecordHandler
+from dsfast.services.cache.memory import MemoryCache
+from dsfast.services.permission import OpenPermission
+
+if TYPE_CHECKING:
+    from dsfast.config import Config
+    from dsfast.services import Services
+
+__all__ = ["MessageRouter", "create_router"]
+
+
+class MessageRouter(Router):
+    """The core's router together with what the endpoints share: hub, timing wheel, presence."""
+
+    def __init__(
+        self,
+        handlers: dict[int, Handler],
+        gate: PermissionGate | None,
+        hub: Hub,
+        wheel: TimingWheel,
+        listens: list[ListenHandler],
+    ) -> None:
+        super().__init__(handlers, gate)
+        self.hub = hub
+        self.wheel = wheel
+        presence = handlers.get(Topic.PRESENCE)
+        self.presence = presence if isinstance(presence, PresenceHandler) else None
+        record = handlers.get(Topic.RECORD)
+        self.record_handler = record if isinstance(record, RecordHandler) else None
+        self._listens = listens
+        if gate is not None:
+            gate.router = self
+
+    async def close(self) -> None:
+        """Let what has been accepted come to its end, then stop all timers."""
+        if self.record_handler is not None:
+            await self.record_handler.close()
+        if self.gate is not None:
+            await self.gate.close()
+        for listen in self._listens:
+            listen.close()
+        self.wheel.close()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of the hub and the memory cache."""
+        stats: dict[str, Any] = {"hub": self.hub.stats()}
+        if self.record_handler is not None and self.record_handler.cache is not None:
+            stats["cache"] = self.record_handler.cache.stats()
+        return stats
+
+
+def create_router(services: Services, config: Config) -> MessageRouter:
+    """Build the handlers of the enabled features around the services of a server."""
+    loop = asyncio.get_running_loop()
+    options = config.websocket
+    hub = Hub(
+        loop,
+        buffer_timeout=options.outgoing_buffer_timeout / 1000,
+        max_buffer_bytes=options.max_buffer_byte_size,
+        max_outgoing_bytes=options.max_outgoing_bytes,
+        conflate=options.slow_consumer_policy == "conflate",
+    )
+    wheel = TimingWheel(loop)
+    features = config.enabled_features
+    logger = services.logger
+    gate = None
+    # Asked once, here: the hot path of a server with open permission knows no permission at all.
+    if type(services.permission) is not OpenPermission:
+        gate = PermissionGate(services.permission, logger, config.permission_timeout)
+    handlers: dict[int, Handler] = {}
+    listens: list[ListenHandler] = []
+
+    def listen(topic: Topic, registry: Registry) -> ListenHandler:
+        listens.append(ListenHandler(topic, registry, wheel, config.listen, logger))
+        return listens[-1]
+
+    if features.event:
+        registry = Registry(hub, Topic.EVENT)
+        handlers[Topic.EVENT] = EventHandler(registry, listen(Topic.EVENT, registry))
+    if features.record:
+        registry = Registry(hub, Topic.RECORD, conflatable=True)
+        cache = services.cache
+        handlers[Topic.RECORD] = RecordHandler(
+            registry,
+            cache,
+            cache.core if type(cache) is MemoryCache else None,
+            services.storage_writer,
+            listen(Topic.RECORD, registry),
+            gate,
+            logger,
+            config.record,
+        )
+    if features.rpc:
+        handlers[Topic.RPC] = RpcHandler(Registry(hub, Topic.RPC), wheel, config.rpc)
+    if features.presence:
+        handlers[Topic.PRESENCE] = PresenceHandler(
+            Registry(hub, Topic.PRESENCE), Registry(hub, Topic.PRESENCE)
+        )
+    return MessageRouter(handlers, gate, hub, wheel, listens)

@@ -1,0 +1,117 @@
+"""Presence: who is logged in (spec/events-rpc-presence-listen.md section 4)."""
+
+from __future__ import annotations
+
+from dsfast._core.connection import Connection
+from dsfast._core.fanout import Registry
+from dsfast._core.json_text import dumps
+from dsfast._core.protocol import Message, PresenceAction, Topic
+from dsfast._core.router import Handler
+
+__all__ = ["EVERYONE", "NOBODY", "PresenceHandler"]
+
+EVERYONE = "%_EVERYONE_%"
+"""What MULTIPLE_SUBSCRIPTIONS calls the subscription to all users."""
+
+NOBODY = "OPEN"
+"""User id of logins that authentication gave no id; they are not a user."""
+
+
+class PresenceHandler(Handler):
+    """Counts the connections of each user id and tells subscribers about first logins and last logouts."""
+
+    def __init__(self, users: Registry, everyone: Registry) -> None:
+        self._users = users
+        # A registry of its own: a client may not reach it by subscribing to a user of that name.
+        self._everyone = everyone
+        self._sessions: dict[str, int] = {}
+
+    @property
+    def online(self) -> list[str]:
+        """User ids with at least one connection."""
+        return list(self._sessions)
+
+    def connected(self, connection: Connection) -> None:
+        """A connection has logged in."""
+        user = connection.user_id
+        if user is None or user == NOBODY:
+            return
+        sessions = self._sessions.get(user, 0)
+        self._sessions[user] = sessions + 1
+        if not sessions:
+            self._tell(PresenceAction.PRESENCE_JOIN_ALL, PresenceAction.PRESENCE_JOIN, user)
+
+    def disconnected(self, connection: Connection) -> None:
+        """A connection that had logged in is gone."""
+        user = connection.user_id
+        sessions = self._sessions.get(user, 0) if user is not None else 0
+        if user is None or not sessions:
+            return
+        if sessions > 1:
+            self._sessions[user] = sessions - 1
+            return
+        del self._sessions[user]
+        self._tell(PresenceAction.PRESENCE_LEAVE_ALL, PresenceAction.PRESENCE_LEAVE, user)
+
+    def _tell(self, to_all: PresenceAction, to_single: PresenceAction, user: str) -> None:
+        self._everyone.broadcast(EVERYONE, Message(Topic.PRESENCE, to_all, name=user))
+        self._users.broadcast(user, Message(Topic.PRESENCE, to_single, name=user))
+
+    def on_message(self, connection: Connection, message: Message) -> None:
+        """Handle one permitted message."""
+        action = message.action
+        names = message.names or []
+        limit: int = connection.max_names
+        if len(names) > limit or "" in names:
+            connection.send(
+                Message(
+                    Topic.PRESENCE,
+                    PresenceAction.INVALID_PRESENCE_USERS,
+                    original_action=action,
+                    correlation_id=message.correlation_id,
+                    is_error=True,
+                )
+            )
+        elif action == PresenceAction.QUERY_ALL:
+            others = [user for user in self._sessions if user != connection.user_id]
+            connection.send(Message(Topic.PRESENCE, PresenceAction.QUERY_ALL_RESPONSE, names=others or None))
+        elif action == PresenceAction.QUERY:
+            data = dumps({user: user in self._sessions for user in names})
+            connection.send(
+                Message(
+                    Topic.PRESENCE,
+                    PresenceAction.QUERY_RESPONSE,
+                    correlation_id=message.correlation_id,
+                    data=data,
+                )
+            )
+        elif action == PresenceAction.SUBSCRIBE:
+            for name in names:
+                if not self._users.add(name, connection):
+                    self._repeated(connection, name, action)
+            self._ack(connection, message)
+        elif action == PresenceAction.UNSUBSCRIBE:
+            for name in names:
+                self._users.remove(name, connection)
+            self._ack(connection, message)
+        elif action == PresenceAction.SUBSCRIBE_ALL:
+            if not self._everyone.add(EVERYONE, connection):
+                self._repeated(connection, EVERYONE, action)
+            # Clients find this acknowledgement by its action alone.
+            connection.send(Message(Topic.PRESENCE, action, is_ack=True))
+        elif action == PresenceAction.UNSUBSCRIBE_ALL:
+            self._everyone.remove(EVERYONE, connection)
+            connection.send(Message(Topic.PRESENCE, action, is_ack=True))
+        else:
+            self.unknown_action(connection, message)
+
+    @staticmethod
+    def _ack(connection: Connection, message: Message) -> None:
+        ack = Message(Topic.PRESENCE, message.action, correlation_id=message.correlation_id, is_ack=True)
+        connection.send(ack)
+
+    @staticmethod
+    def _repeated(connection: Connection, name: str, action: int) -> None:
+        connection.send(
+            Message(Topic.PRESENCE, PresenceAction.MULTIPLE_SUBSCRIPTIONS, name=name, original_action=action)
+        )

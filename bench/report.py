@@ -244,5 +244,13 @@ def _notes(lines: list[Line], peers: dict[str, Peer]) -> list[str]:
     notes += [f"- {ABSENT} {reason} ({', '.join(keys)})" for reason, keys in reasons.items()]
     for line in lines:
         for key, cell in line.cells.items():
-            notes += [f"- error: `{line.row.key}`, {peers[key].title}: {error}" for error in cell.errors]
+            notes += [
+                f"- error: `{line.row.key}`, {peers[key].title}: {_short(error)}" for error in cell.errors
+            ]
     return notes
+
+
+def _short(error: str) -> str:
+    """First and last line: a server that does not start prints a trace before it says why."""
+    lines = error.strip().splitlines()
+    return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"

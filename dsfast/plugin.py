@@ -72,6 +72,9 @@ class Plugin(ABC):  # noqa: B024 - the kinds add the abstract methods
     description: str = ""
     """Text of the start-up line ``<service> ready: <description>``."""
 
+    options: Any
+    """A mapping with the original keys; the built-in plugins get the typed section of the configuration."""
+
     def __init__(self, options: Mapping[str, Any], services: Services, config: Config) -> None:
         self.options = options
         self.services = services
@@ -381,6 +384,7 @@ class Monitoring(Plugin):
         """A message is about to be sent to ``count`` local subscribers, the sender included."""
 
 
+@runtime_checkable
 class ConnectionListener(Protocol):
     """Is told about every authenticated client; a custom plugin becomes one by having both methods."""
 
@@ -393,6 +397,11 @@ class ConnectionListener(Protocol):
 
 class ConnectionEndpoint(Plugin):
     """Accepts clients (plugins.md B.7): opens its port in :meth:`when_ready`, drains in :meth:`close`."""
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Addresses and ports that are listened on; empty before the start and after the stop."""
+        return []
 
     def stop_accepting(self) -> None:
         """Refuse new clients from now on; those connected stay until :meth:`close`."""

@@ -294,10 +294,10 @@ class Server:
         services.storage_writer = self._build_storage_writer()
 
     async def _start_handlers(self) -> None:
-        from dsfast.handlers import create_router  # noqa: PLC0415 - loads the compiled core
-
         self._enter(State.HANDLER_INIT, "services-started")
         try:
+            from dsfast.handlers import create_router  # noqa: PLC0415 - loads the compiled core
+
             router = create_router(self._services, self._config)
         except Exception as error:
             self._fail("PLUGIN_INITIALIZATION_ERROR", f"handlers: {_text(error)}", error)
@@ -466,17 +466,22 @@ class Server:
 
     def _announce(self) -> None:
         logger, config, services = self._services.logger, self._config, self._services
+        http = config.http_server.options
+        listening = services.connection_endpoints[0].addresses or [(http.host, http.port)]
+        for host, port in listening:
+            logger.info("INFO", f"Listening for http connections on {_address(host, port)}")
+        logger.info("INFO", f"Listening for health checks on path {http.health_check_path}")
         logger.info("INFO", "Deepstream started")
-        options = config.http_server.options
-        port = getattr(services.connection_endpoints[0], "port", None) or options.port
-        parts = [
-            f"auth: {services.authentication.description.strip()}",
-            f"permission: {services.permission.description}",
-            f"cache: {services.cache.description}",
-            f"storage: {services.storage.description}",
-        ]
-        where = f"ws://{_address(options.host, port)}{config.websocket.url_path}"
-        logger.info("INFO", f"dsfast {dsfast.__version__} is ready at {where} ({'; '.join(parts)})")
+        active = "; ".join(
+            [
+                f"auth: {services.authentication.description.strip()}",
+                f"permission: {services.permission.description}",
+                f"cache: {services.cache.description}",
+                f"storage: {services.storage.description}",
+            ]
+        )
+        where = f"ws://{_address(*listening[0])}{config.websocket.url_path}"
+        logger.info("INFO", f"dsfast {dsfast.__version__} is ready at {where} ({active})")
 
     def _enter(self, state: State, transition: str) -> None:
         previous, self._state = self._state, state

@@ -57,7 +57,10 @@ class Process:
     def close(self):
         self.timer.cancel()
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class LogLevel(IntEnum):
     OFF = 100
 
 
-class Plugin(ABC):  # noqa: B024 - the kinds add the abstract methods
+class Plugin(ABC):
     """What every plugin is.
 
     ``options`` is the plugin's own section of the configuration (``{}`` when absent), ``services`` the shared

@@ -2,27 +2,52 @@
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsfast._core.protocol import Message, ParseError, Topic, decode, encode
 
-VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors/binary-messages.json").read_text())
+VECTORS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "vectors/binary-messages.json").read_text()
+)
 
 # name on the wire (protobuf schema of spec section 5) -> attribute of Message
 ATTRIBUTES = {
-    "topic": "topic", "action": "action", "data": "data", "correlationId": "correlation_id", "isError": "is_error",
-    "isAck": "is_ack", "name": "name", "names": "names", "subscription": "subscription",
-    "originalAction": "original_action", "originalTOPIC": "original_topic", "url": "url",
-    "protocolVersion": "protocol_version", "sdkVersion": "sdk_version", "sdkType": "sdk_type", "pattern": "pattern",
-    "isWriteAck": "is_write_ack", "path": "path", "version": "version", "versions": "versions",
-    "requestorName": "requestor_name", "requestorData": "requestor_data", "leaderScore": "leader_score",
-    "role": "role", "locked": "locked", "checksum": "checksum", "fullState": "full_state",
-    "serverName": "server_name", "registryTOPIC": "registry_topic",
+    "topic": "topic",
+    "action": "action",
+    "data": "data",
+    "correlationId": "correlation_id",
+    "isError": "is_error",
+    "isAck": "is_ack",
+    "name": "name",
+    "names": "names",
+    "subscription": "subscription",
+    "originalAction": "original_action",
+    "originalTOPIC": "original_topic",
+    "url": "url",
+    "protocolVersion": "protocol_version",
+    "sdkVersion": "sdk_version",
+    "sdkType": "sdk_type",
+    "pattern": "pattern",
+    "isWriteAck": "is_write_ack",
+    "path": "path",
+    "version": "version",
+    "versions": "versions",
+    "requestorName": "requestor_name",
+    "requestorData": "requestor_data",
+    "leaderScore": "leader_score",
+    "role": "role",
+    "locked": "locked",
+    "checksum": "checksum",
+    "fullState": "full_state",
+    "serverName": "server_name",
+    "registryTOPIC": "registry_topic",
 }
 
 
@@ -69,29 +94,64 @@ def test_vector_invalid(vector: dict[str, Any]) -> None:
         decode(bytes.fromhex(vector["hex"]))
 
 
-# --- Google's protobuf as an oracle: an independent schema made from the table of spec section 5 ---------------
+# --- Google's protobuf as an oracle: an independent schema made from the table of spec section 5
 
 KINDS = {"s": "TYPE_STRING", "b": "TYPE_BOOL", "i": "TYPE_INT32", "S": "TYPE_STRING"}
 COMMON = {"action": (1, "i"), "data": (2, "s")}
 DOOR = COMMON | {"correlationId": (3, "s"), "isError": (4, "b"), "isAck": (5, "b")}
 SCHEMAS: dict[int, dict[str, tuple[int, str]]] = {
-    2: COMMON | {"isError": (3, "b"), "isAck": (4, "b"), "url": (5, "s"), "protocolVersion": (6, "s"),
-                 "sdkVersion": (7, "s"), "sdkType": (8, "s")},
+    2: COMMON
+    | {
+        "isError": (3, "b"),
+        "isAck": (4, "b"),
+        "url": (5, "s"),
+        "protocolVersion": (6, "s"),
+        "sdkVersion": (7, "s"),
+        "sdkType": (8, "s"),
+    },
     3: COMMON | {"isError": (3, "b"), "isAck": (4, "b")},
-    4: DOOR | {"name": (6, "s"), "names": (7, "S"), "subscription": (8, "s"), "originalTOPIC": (10, "i"),
-               "originalAction": (11, "i")},
-    5: DOOR | {"name": (6, "s"), "names": (7, "S"), "pattern": (8, "s"), "subscription": (9, "s"),
-               "originalAction": (10, "i"), "isWriteAck": (11, "b"), "path": (12, "s"), "version": (13, "i")},
-    6: DOOR | {"names": (6, "S"), "name": (7, "s"), "originalAction": (9, "i"), "requestorName": (10, "s"),
-               "requestorData": (11, "s")},
-    7: {"action": (1, "i"), "originalTOPIC": (2, "i"), "originalAction": (3, "i"), "data": (4, "s"),
-        "correlationId": (5, "s"), "isError": (6, "b"), "isAck": (7, "b"), "name": (8, "s"), "names": (9, "S")},
+    4: DOOR
+    | {
+        "name": (6, "s"),
+        "names": (7, "S"),
+        "subscription": (8, "s"),
+        "originalTOPIC": (10, "i"),
+        "originalAction": (11, "i"),
+    },
+    5: DOOR
+    | {
+        "name": (6, "s"),
+        "names": (7, "S"),
+        "pattern": (8, "s"),
+        "subscription": (9, "s"),
+        "originalAction": (10, "i"),
+        "isWriteAck": (11, "b"),
+        "path": (12, "s"),
+        "version": (13, "i"),
+    },
+    6: DOOR
+    | {
+        "names": (6, "S"),
+        "name": (7, "s"),
+        "originalAction": (9, "i"),
+        "requestorName": (10, "s"),
+        "requestorData": (11, "s"),
+    },
+    7: {
+        "action": (1, "i"),
+        "originalTOPIC": (2, "i"),
+        "originalAction": (3, "i"),
+        "data": (4, "s"),
+        "correlationId": (5, "s"),
+        "isError": (6, "b"),
+        "isAck": (7, "b"),
+        "name": (8, "s"),
+        "names": (9, "S"),
+    },
 }
 
 
 def _oracle_classes() -> dict[int, Any]:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
     file = descriptor_pb2.FileDescriptorProto(name="oracle.proto", syntax="proto3")
     for topic, schema in SCHEMAS.items():
         proto = file.message_type.add(name=f"T{topic}")
@@ -112,7 +172,12 @@ def _oracle_classes() -> dict[int, Any]:
 
 ORACLE = _oracle_classes()
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
-VALUES = {"s": TEXT, "b": st.booleans(), "i": st.integers(-(2**31), 2**31 - 1), "S": st.lists(TEXT, min_size=1, max_size=5)}
+VALUES = {
+    "s": TEXT,
+    "b": st.booleans(),
+    "i": st.integers(-(2**31), 2**31 - 1),
+    "S": st.lists(TEXT, min_size=1, max_size=5),
+}
 
 
 @st.composite
@@ -141,19 +206,17 @@ def test_same_bytes_and_values_as_protobuf(values: dict[str, Any]) -> None:
     assert fields(decoded) == values
     body = inner.SerializeToString(deterministic=True)
     assert raw.endswith(body)
-    assert ORACLE[values["topic"]].FromString(raw[len(raw) - len(body):]) == inner
+    assert ORACLE[values["topic"]].FromString(raw[len(raw) - len(body) :]) == inner
 
 
-# --- hostile bytes ------------------------------------------------------------------------------------------
+# --- hostile bytes
 
 SEEDS = [bytes.fromhex(v["hex"]) for v in VECTORS]
 FUZZ_INPUTS = int(os.environ.get("DSFAST_FUZZ", "50000"))
 
 
 def test_fuzz_decoder() -> None:
-    """Random, mutated and truncated inputs: an answer or ParseError, and what decodes encodes and decodes again."""
-    import random
-
+    """Random, mutated and truncated inputs: messages or ParseError; what decodes survives a round trip."""
     rng = random.Random(os.environ.get("DSFAST_FUZZ_SEED", "dsfast"))
     accepted = 0
     for _ in range(FUZZ_INPUTS):
@@ -166,7 +229,7 @@ def test_fuzz_decoder() -> None:
                 for _ in range(rng.randrange(1, 4)):
                     raw[rng.randrange(len(raw))] = rng.randrange(256)
             elif how == 2:
-                del raw[rng.randrange(len(raw) + 1):]
+                del raw[rng.randrange(len(raw) + 1) :]
             else:
                 at = rng.randrange(len(raw) + 1)
                 raw[at:at] = rng.randbytes(rng.randrange(1, 8))

@@ -174,6 +174,7 @@ class PresenceAction(IntEnum):
     MESSAGE_DENIED = 102
     MULTIPLE_SUBSCRIPTIONS = 103
     NOT_SUBSCRIBED = 104
+
 class ParseError(ValueError): ...
 
 class Message:

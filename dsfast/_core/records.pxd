@@ -44,7 +44,7 @@ cdef class RecordCache:
     cdef public Py_ssize_t max_entries
     cdef readonly uint64_t ttl          # ms; 0: none
     cdef bint ordered           # the LRU order matters
-    cdef readonly Py_ssize_t bytes
+    cdef readonly Py_ssize_t used_bytes
     cdef readonly uint64_t hits
     cdef readonly uint64_t misses
     cdef readonly uint64_t evictions

@@ -97,7 +97,7 @@ cdef class RecordCache:
             record = older
         self.head.newer = self.head.older = self.head
         self.table = NameTable()
-        self.bytes = 0
+        self.used_bytes = 0
 
     cdef Record find(self, const char *p, Py_ssize_t n):
         """The record of that name, or None."""
@@ -131,7 +131,7 @@ cdef class RecordCache:
         record.cached = True
         self.link(record)
         record.charged = record.size + ENTRY_COST
-        self.bytes += record.charged
+        self.used_bytes += record.charged
         if self.ordered:
             record.used = now_ms()
             self.evict()
@@ -141,7 +141,7 @@ cdef class RecordCache:
         """Take a record out."""
         if record.cached:
             record.cached = False
-            self.bytes -= record.charged
+            self.used_bytes -= record.charged
             record.newer.older = record.older
             record.older.newer = record.newer
             record.newer = record.older = None
@@ -153,7 +153,7 @@ cdef class RecordCache:
         cdef Py_ssize_t charge = record.size + ENTRY_COST
         if record.doc is not None:
             charge += 3 * record.size       # Python objects of the document, a rough mean
-        self.bytes += charge - record.charged
+        self.used_bytes += charge - record.charged
         record.charged = charge
         if self.ordered:
             self.touch(record)
@@ -164,7 +164,7 @@ cdef class RecordCache:
         """Make room by forgetting what was not used for longest, as far as the storage holds it."""
         cdef Record record = self.head.newer, newer
         cdef int skipped = 0
-        while ((self.max_bytes and self.bytes > self.max_bytes)
+        while ((self.max_bytes and self.used_bytes > self.max_bytes)
                or (self.max_entries and self.table.count > self.max_entries)):
             if record is self.head or skipped > 64:
                 self.over_limit = True
@@ -221,7 +221,7 @@ cdef class RecordCache:
 
     def stats(self):
         """Counters and present size."""
-        return {"entries": self.table.count, "bytes": self.bytes, "hits": self.hits, "misses": self.misses,
+        return {"entries": self.table.count, "bytes": self.used_bytes, "hits": self.hits, "misses": self.misses,
                 "evictions": self.evictions}
 
 

@@ -121,10 +121,13 @@ cdef class RpcHandler(Handler):
 
     cdef int ask_next(self, Call call) except -1:
         """Ask a provider, or tell the requestor that there is none."""
-        cdef Connection provider = self.choose(call)
+        cdef Connection provider
         cdef uint64_t ack, response
         cdef Msg m
         cdef bytes data
+        if call.requestor.state >= ST_CLOSING:
+            return self.forget(call)
+        provider = self.choose(call)
         if provider is None:
             call.requestor.endpoint.owner.log_limited(call.requestor, "NO_RPC_PROVIDER", call.name.decode())
             return self.end(call, RPC_NO_RPC_PROVIDER)
@@ -253,7 +256,9 @@ cdef class RpcHandler(Handler):
         for item in self.parties.pop(c, ()):
             call = <Call>item
             if call.requestor is c:
-                self.forget(call)
+                if call.provider is None or call.provider is c:
+                    self.forget(call)
+                # else its provider is working: what it answers has to be known, and goes nowhere
             elif call.provider is c:
                 if call.accepted:
                     # It may have done its work; a second provider must not do it again. The time limit decides.

@@ -1,4 +1,4 @@
-"""Plain HTTP on the port of the endpoints: the health check, and clear answers to everything else (http.md)."""
+"""Plain HTTP on the port of the endpoints: the health check, clear answers to everything else (http.md)."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         """The last connection is gone."""
         self._empty.set()
 
-    # --- called by the core ----------------------------------------------------------------------------------
+    # --- called by the core
 
     def on_http(self, request: Request) -> HttpResponse:
         """Answer a request that is no upgrade."""
@@ -165,7 +165,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
             except Exception as error:
                 self.logger.error("PLUGIN_ERROR", f"on_client_disconnected: {error!r}")
 
-    # --- log lines (connection-and-auth.md section 9) --------------------------------------------------------
+    # --- log lines (connection-and-auth.md section 9)
 
     def _who(self, connection: Connection) -> str:
         """By whom the log counts repeated lines: the user, before login the address."""
@@ -188,13 +188,15 @@ class WebSocketEndpoint(ConnectionEndpoint):
     def log_repeated(self, connection: Connection, what: str, name: str) -> None:
         """A client subscribed twice."""
         self._guard.warn(
-            self._who(connection), "MULTIPLE_SUBSCRIPTIONS", f'repeat {what} to "{name}" by {connection.user_id}'
+            self._who(connection),
+            "MULTIPLE_SUBSCRIPTIONS",
+            f'repeat {what} to "{name}" by {connection.user_id}',
         )
 
     def log_version_exists(self, connection: Connection, name: str, version: int, current: int) -> None:
         """A write lost against another one."""
-        text = f"{connection.user_id} tried to update record {name} to version {version} but it already was {current}"
-        self._guard.warn(self._who(connection), "VERSION_EXISTS", text)
+        text = f"tried to update record {name} to version {version} but it already was {current}"
+        self._guard.warn(self._who(connection), "VERSION_EXISTS", f"{connection.user_id} {text}")
 
     def log_invalid_auth_data(self, connection: Connection) -> None:
         """A login request could not be read."""
@@ -220,7 +222,8 @@ class WebSocketEndpoint(ConnectionEndpoint):
 
     def log_too_large(self, connection: Connection) -> None:
         """A message exceeded maxMessageSize."""
-        text = f"Error on websocket: message of {self._who(connection)} exceeds {self.core.max_message_size} bytes"
+        limit = self.core.max_message_size
+        text = f"Error on websocket: message of {self._who(connection)} exceeds {limit} bytes"
         self._guard.error(self._who(connection), "ERROR", text)
 
     def log_text_frame(self, connection: Connection) -> None:
@@ -232,5 +235,6 @@ class WebSocketEndpoint(ConnectionEndpoint):
         """A client does not read what it is sent."""
         self.logger.warn(
             "CLOSED_SLOW_CONSUMER",
-            f"{connection.user_id}: {waiting} bytes were waiting, maxOutgoingBytes is {self.options.max_outgoing_bytes}",
+            f"{connection.user_id}: {waiting} bytes were waiting, "
+            f"maxOutgoingBytes is {self.options.max_outgoing_bytes}",
         )

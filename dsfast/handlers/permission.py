@@ -28,8 +28,8 @@ class Decision(Enum):
     """The check raised an error or took too long; refused as well, but answered differently."""
 
 
-# Only these carry their names in ``names``; all others have one ``name``, and the other field is ignored. Deciding
-# by the field instead would let a decoy list hide the name that is really used.
+# Only these carry their names in ``names``; all others have one ``name``, and the other field is ignored.
+# Deciding by the field instead would let a decoy list hide the name that is really used.
 BULK_ACTIONS: dict[int, frozenset[int]] = {
     Topic.EVENT: frozenset({EventAction.SUBSCRIBE, EventAction.UNSUBSCRIBE}),
     Topic.RECORD: frozenset(

@@ -1,8 +1,8 @@
 """Records: everything that has to wait (spec/records.md).
 
-The core performs a step at once when the record is in the memory cache and nothing has to be waited for. All other
-steps come here, into one queue per record: they wait for the storage, for a cache plugin, for a permission or for
-the steps before them. A queue lives as long as it has steps.
+The core performs a step at once when the record is in the memory cache and nothing has to be waited for. All
+other steps come here, into one queue per record: they wait for the storage, for a cache plugin, for a permission
+or for the steps before them. A queue lives as long as it has steps.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LoadError(Exception):
 class RecordHandler(RecordCore):
     """Topic RECORD."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the services it works with
         self,
         registry: Registry,
         cache: Cache,
@@ -106,7 +106,7 @@ class RecordHandler(RecordCore):
         version, text = await answer
         return version, None if text is None else loads(text)
 
-    # --- queues ----------------------------------------------------------------------------------------------
+    # --- queues ---
 
     def enqueue(self, step: Step) -> None:
         """Put a step behind the others of its record.
@@ -209,7 +209,7 @@ class RecordHandler(RecordCore):
         else:
             self.perform_now(step, record)
 
-    # --- reading (section 3) ---------------------------------------------------------------------------------
+    # --- reading (section 3) ---
 
     async def _load(self, key: bytes, absent: bool = False) -> Record | None:
         """The record from the cache, else from the storage. Raises LoadError."""
@@ -260,7 +260,7 @@ class RecordHandler(RecordCore):
             text = f"error while loading {name} from {source}:{error}"
             raise LoadError(RecordAction.RECORD_LOAD_ERROR, text) from error
 
-    # --- permission ------------------------------------------------------------------------------------------
+    # --- permission ---
 
     async def _permitted(self, step: Step, record: Record | None) -> bool:
         """Check what could not be checked on arrival; the sender of a refused step has been answered."""
@@ -292,7 +292,7 @@ class RecordHandler(RecordCore):
             self._deciding.discard(step.key)
         return True
 
-    # --- delete and notify (sections 9 and 10) ---------------------------------------------------------------
+    # --- delete and notify (sections 9 and 10) ---
 
     async def _delete(self, step: Step, record: Record | None) -> None:
         limit = self._options.storage_retrieval_timeout

@@ -1,0 +1,85 @@
+"""One client connection of the ws-binary endpoint, and what all connections of an endpoint share."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from dsfast._core.fanout import Hub, Peer
+from dsfast._core.protocol import Message
+from dsfast._core.timers import TimingWheel
+
+class HttpRequest:
+    """One request on the port; header names are lower case."""
+
+    method: str
+    target: bytes
+    headers: dict[str, str]
+    body: bytearray
+    keep_alive: bool
+    upgrade: bool
+
+class Dispatcher: ...
+
+class Endpoint:
+    """Options (bytes, ms), counters and services shared by the connections of one endpoint."""
+
+    hub: Hub
+    wheel: TimingWheel
+    connections: set[Connection]
+    url_path: bytes
+    max_message_size: int
+    max_body_size: int
+    heartbeat_interval: int
+    unauthenticated_timeout: int
+    max_auth_attempts: int
+    max_bad_messages: int
+    accepted: int
+    logins: int
+    bad_messages: int
+    def __init__(
+        self,
+        hub: Hub,
+        wheel: TimingWheel,
+        router: Dispatcher,
+        owner: Any,
+        *,
+        open_user_id: Callable[[Any], str] | None = None,
+    ) -> None: ...
+    def make(self) -> Connection: ...
+    def close_connections(self, code: int, limit: int) -> int: ...
+    def open_connections(self) -> list[Connection]: ...
+    def abort_connections(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+
+class Connection(Peer, asyncio.BufferedProtocol):
+    """A client connection; the "socket" of spec/plugins.md A.3."""
+
+    user_id: str
+    server_data: Any
+    client_data: Any
+    sdk_type: str | None
+    sdk_version: str | None
+    def __init__(self, endpoint: Endpoint) -> None: ...
+    def finish_login(
+        self, accepted: bool, user_id: str | None, server_data: Any, client_data: Any
+    ) -> None: ...
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+    def abort(self) -> None: ...
+    def send(self, message: Message, buffered: bool = True) -> None: ...
+    def send_ack(self, message: Message, buffered: bool = True) -> None: ...
+    def on_close(self, callback: Callable[[Any], object]) -> None: ...
+    def remove_on_close(self, callback: Callable[[Any], object]) -> None: ...
+    def destroy(self) -> None: ...
+    @property
+    def handshake_data(self) -> dict[str, Any]: ...
+    @property
+    def max_names(self) -> int: ...
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def socket_type(self) -> str: ...
+    @property
+    def is_remote(self) -> bool: ...
+    @property
+    def is_closed(self) -> bool: ...

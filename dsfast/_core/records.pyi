@@ -1,0 +1,113 @@
+"""Record cache, record writes and the fast path of the record handler (spec/records.md)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dsfast._core.connection import Connection
+from dsfast._core.fanout import Hub, Registry
+from dsfast._core.protocol import Message
+from dsfast._core.router import Handler
+
+STEP_WRITE: int
+STEP_HOT_WRITE: int
+STEP_READ: int
+STEP_HEAD: int
+STEP_SUBSCRIBE_READ: int
+STEP_SUBSCRIBE_CREATE_READ: int
+STEP_SUBSCRIBE: int
+STEP_UNSUBSCRIBE: int
+STEP_DELETE: int
+STEP_RELOAD: int
+STEP_GET: int
+
+class Record:
+    """One record as of its newest version; also the snapshot source of the write-behind layer."""
+
+    version: int
+    size: int
+    def __init__(self, key: bytes, version: int, text: bytes) -> None: ...
+    def text(self) -> bytes: ...
+    def taken(self) -> None: ...
+    def saved(self, version: int) -> None: ...
+
+class RecordCache:
+    """Memory cache with approximate LRU; bounds in bytes and entries, ``ttl`` in ms, 0: none."""
+
+    max_bytes: int
+    max_entries: int
+    used_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+    ttl: int
+    over_limit: bool
+    def __init__(self, max_bytes: int = 0, max_entries: int = 0, ttl: int = 0) -> None: ...
+    def __len__(self) -> int: ...
+    def close(self) -> None: ...
+    def expire(self) -> int: ...
+    def lookup(self, name: str) -> Record | None: ...
+    def store(self, name: str, version: int, text: bytes) -> None: ...
+    def remove(self, name: str) -> bool: ...
+    def stats(self) -> dict[str, int]: ...
+
+class Step:
+    """One operation on one record, waiting for its turn or being performed."""
+
+    kind: int
+    connection: Connection
+    action: int
+    normal: int
+    key: bytes
+    version: int
+    has_version: bool
+    data: bytes | None
+    path: str | None
+    correlation_id: bytes | None
+    write_ack: bool
+    upsert: bool
+    may_read: bool
+    holding: bool
+    collector: Callable[..., object] | None
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_write(self) -> bool: ...
+    def message(self, action: int) -> Message: ...
+
+class RecordCore(Handler):
+    """Topic RECORD, as far as nothing has to be waited for."""
+
+    registry: Registry
+    hub: Hub
+    cache: RecordCache | None
+    writer: Any
+    gate: Any
+    queues: dict[bytes, Any]
+    def __init__(
+        self, registry: Registry, cache: RecordCache | None, listen: Any, log: Any, options: Any
+    ) -> None: ...
+    def stored(self, key: bytes) -> bool: ...
+    def enqueue(self, step: Step) -> None: ...
+    def perform_now(self, step: Step, record: Record | None) -> None: ...
+    def prepare(self, step: Step, record: Record | None) -> Record | None: ...
+    def commit_now(self, step: Step, record: Record) -> None: ...
+    def new_record(self, step: Step) -> Record: ...
+    def find_cached(self, key: bytes) -> Record | None: ...
+    def admit(self, key: bytes, version: int, text: bytes, stored: bool) -> Record: ...
+    def forget_cached(self, key: bytes) -> None: ...
+    def refuse(self, step: Step, action: int) -> None: ...
+    def head_bulk(self, connection: Connection, names: list[str], correlation_id: bytes | None) -> None: ...
+    def notify(self, connection: Connection, names: list[str], message: Message) -> None: ...
+    def plugin_subscribe_and_head(
+        self, connection: Connection, names: list[str], message: Message
+    ) -> None: ...
+    def subscribe_name(self, connection: Connection, name: str, action: int) -> None: ...
+    def make_step(
+        self,
+        kind: int,
+        connection: Connection | None,
+        action: int,
+        key: bytes,
+        collector: Callable[..., object] | None = None,
+    ) -> Step: ...
+    def submit_step(self, step: Step) -> None: ...

@@ -1,0 +1,20 @@
+"""From a message to its handler."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dsfast._core.connection import Connection, Dispatcher
+from dsfast._core.protocol import Message
+
+class Handler:
+    """Base of the handlers."""
+
+    def on_message(self, connection: Connection, message: Message) -> None: ...
+    def unknown_action(self, connection: Connection, message: Message) -> None: ...
+
+class Router(Dispatcher):
+    """Topic → handler, through the permission gate if there is one."""
+
+    gate: Any
+    def __init__(self, handlers: Mapping[int, Handler], gate: Any = None) -> None: ...
+    def forward(self, connection: Connection, message: Message) -> None: ...

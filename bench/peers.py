@@ -179,7 +179,7 @@ class Broadcaster(Peer):
         return [str(BROADCASTER), str(start.port)]
 
     def version(self) -> str:
-        return f"{_output(['cc', '--version']).splitlines()[0]} -O2"
+        return f"{_output(['cc', '--version']).splitlines()[0]} -O3"
 
     def settings(self) -> str:
         return "knows no protocol: the limit of the machine"
@@ -256,6 +256,7 @@ def _debian_package(program: str, package: str) -> None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise BenchError(f"{program} is missing; on Debian: apt-get install {package}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    _install(["apt-get", "update"], BUILD, environment)
     _install(["apt-get", "install", "-y", package], BUILD, environment)
 
 

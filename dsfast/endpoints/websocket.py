@@ -116,7 +116,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         return True
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
-        """Address of a client: that of its socket, since nobody was configured to be trusted about another."""
+        """Address of a client: that of its socket, nobody else is trusted about it."""
         return peer
 
     def authenticate(self, connection: Connection, auth_data: Any) -> None:

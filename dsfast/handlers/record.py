@@ -1,8 +1,8 @@
 """Records: everything that has to wait (spec/records.md).
 
 The core performs a step at once when the record is in the memory cache and nothing has to be waited for. All
-other steps come here, into one queue per record: they wait for the storage, for a cache plugin, for a permission
-or for the steps before them. A queue lives as long as it has steps.
+other steps come here, into one queue per record: they wait for the storage, for a cache plugin, for a permission or
+for the steps before them. A queue lives as long as it has steps.
 """
 
 from __future__ import annotations

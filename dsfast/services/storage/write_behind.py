@@ -226,7 +226,7 @@ class WriteBehind:
         self._loads: dict[str, _Load] = {}
         self._flights: set[asyncio.Task[None]] = set()
 
-        self._urgent = False  # somebody waits for an entry of _pending
+        self._urgent = False  # somebody waits for an entry of _pending, or one is old enough
         self._scheduled = False  # _run is called in this loop turn
         self._flush_timer: Any = None
         self._ack_timer: Any = None
@@ -422,8 +422,14 @@ class WriteBehind:
         if self._flush_timer is None:
             self._flush_timer = self._call_later(delay, self._flush_timer_fired)
 
+    def _wait_for_oldest(self) -> None:
+        if self._pending and self._flush_timer is None and not self._blocked:
+            age = self._clock() - next(iter(self._pending.values())).since
+            self._arm_flush_timer(max(self._flush_interval - age, 0.0))
+
     def _flush_timer_fired(self) -> None:
         self._flush_timer = None
+        self._urgent = bool(self._pending)
         self._kick()
 
     def _is_due(self) -> bool:
@@ -452,11 +458,8 @@ class WriteBehind:
             elif entries:
                 for entry in entries:
                     self._launch(self._fly([entry]))
-        if self._pending and self._flush_timer is None and not self._blocked:
-            age = self._clock() - next(iter(self._pending.values())).since
-            # While a flight is on its way its landing looks again; the timer serves what came after.
-            if age < self._flush_interval:
-                self._arm_flush_timer(self._flush_interval - age)
+        if not self._inflight:  # else its landing looks again
+            self._wait_for_oldest()
 
     def _launch(self, flight: Any) -> None:
         task = self._loop.create_task(flight)
@@ -604,8 +607,8 @@ class WriteBehind:
             self._give_up(given_up)
         if (self._parked and self._retry_due) or self._is_due():
             self._kick()
-        elif self._pending and not self._blocked and self._flush_timer is None:
-            self._arm_flush_timer(self._flush_interval)
+        else:
+            self._wait_for_oldest()
 
     def _park(self, older: _Entry) -> None:
         """Keep a failed operation for a retry, unless a later one of the same name is queued."""

@@ -473,12 +473,13 @@ class Server:
         logger.info("INFO", f"Listening for health checks on path {http.health_check_path}")
         logger.info("INFO", "Deepstream started")
         active = "; ".join(
-            [
-                f"auth: {services.authentication.description.strip()}",
-                f"permission: {services.permission.description}",
-                f"cache: {services.cache.description}",
-                f"storage: {services.storage.description}",
-            ]
+            f"{name}: {plugin.description.strip() or type(plugin).__name__}"
+            for name, plugin in (
+                ("auth", services.authentication),
+                ("permission", services.permission),
+                ("cache", services.cache),
+                ("storage", services.storage),
+            )
         )
         where = f"ws://{_address(*listening[0])}{config.websocket.url_path}"
         logger.info("INFO", f"dsfast {dsfast.__version__} is ready at {where} ({active})")

@@ -1,7 +1,7 @@
 """Start and stop: order, deadlines, failures half way, the states and what each call does in them.
 
 The parts are fakes here, since the order of calls and their failures are what is tested. The real parts start
-and stop in test_cli.py.
+and stop in test_server_embedded.py and test_cli.py.
 """
 
 import asyncio

@@ -119,6 +119,11 @@ class SqliteStorage(BatchStorage):
         """Writes that changed nothing because a newer version was stored."""
         return 0 if self._writer is None else self._writer.guard_refused
 
+    @property
+    def commits(self) -> int:
+        """Transactions committed; the writes of each were acknowledged together."""
+        return 0 if self._writer is None else self._writer.commits
+
     async def when_ready(self) -> None:
         """Open the file and start the threads."""
         if AFFECTED_BY_WAL_RESET[0] <= _sqlite_version() <= AFFECTED_BY_WAL_RESET[1] and not _has_wal_fix():
@@ -227,6 +232,7 @@ class _Writer(_Thread):
         self._held: _Job | None = None  # did not fit in the last batch
         self._broken: str | None = None
         self.guard_refused = 0
+        self.commits = 0
         self._wal_bytes = 0
         self._checkpoint_at = CHECKPOINT_BYTES
         self._next_checkpoint = 0.0
@@ -386,7 +392,9 @@ class _Writer(_Thread):
         assert file is not None
         with transaction(file):
             outcomes: list[tuple[_Job, Outcome]] = [(job, file.apply(job.ops)) for job in jobs]
-        self.guard_refused = file.guard_refused
+        self.guard_refused += file.guard_refused
+        file.guard_refused = 0
+        self.commits += 1
         if self._unsynced_since is None and self.storage.settings.durability in ("normal", "async"):
             self._unsynced_since = time.monotonic()
         return outcomes

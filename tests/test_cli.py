@@ -197,11 +197,9 @@ def test_an_address_of_another_machine_is_one_line_and_exit_code_1(tmp_path):
 
 def test_a_data_directory_in_use_is_one_line_and_exit_code_1(serve, tmp_path):
     serve()
-    done = run("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--log-level", "warn")
-    assert done.returncode == 1
-    assert done.stdout.startswith("PLUGIN_INITIALIZATION_ERROR | storage: ")
-    assert done.stdout.count("\n") == 1
-    assert done.stderr == ""
+    done = run("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1].startswith("PLUGIN_INITIALIZATION_ERROR | storage: ")
 
 
 def test_with_logging_off_the_reason_is_still_told(serve, tmp_path):
@@ -227,17 +225,19 @@ main()
 
 BLOCKED = STUCK.replace("await asyncio.Event().wait()", "import time; time.sleep(60)")
 
+# A fatal line while the server starts, and one when it has started.
 FATAL = """
 from dsfast.cli import main
-from dsfast.server import Server
+from dsfast.server import Server, State
 
-run = Server.start
+def tell(self):
+    def on_state(state):
+        if state is State.{state}:
+            self.get_services().logger.fatal("PLUGIN_ERROR", "dead")
+    self.on("DEEPSTREAM_STATE_CHANGED", on_state)
 
-async def start(self):
-    await run(self)
-    self.get_services().logger.fatal("PLUGIN_ERROR", "dead")
-
-Server.start = start
+make = Server.__init__
+Server.__init__ = lambda self, config: (make(self, config), tell(self))[0]
 main()
 """
 
@@ -266,9 +266,12 @@ def test_a_blocked_server_is_ended_by_the_watchdog(start):
     assert re.fullmatch(r"dsfast: still not stopped after \S+ s, ending\n", errors)
 
 
-def test_a_fatal_error_ends_the_server_with_exit_code_1(start):
-    server = serve_with(start, FATAL)
+@pytest.mark.parametrize("state", ["PLUGIN_INIT", "RUNNING"])
+def test_a_fatal_error_ends_the_server_with_exit_code_1(start, state):
+    code = FATAL.replace("{state}", state)
+    server = start("serve", "--port", "0", "--in-memory", command=[sys.executable, "-c", code])
     server.wait_for(r"PLUGIN_ERROR \| dead")
+    server.wait_for(READY)
     assert server.end() == (1, "")
 
 

@@ -88,7 +88,9 @@ async def _serve(config: dict[str, Any]) -> int:
     def on_fatal() -> None:
         nonlocal exit_code
         exit_code = 1
-        ending.set()
+        # During the start, the start itself fails or finishes first.
+        if server.is_running():
+            ending.set()
 
     try:
         server = Server(config)
@@ -101,7 +103,7 @@ async def _serve(config: dict[str, Any]) -> int:
     starting = asyncio.create_task(server.start())
     waiting = asyncio.create_task(ending.wait())
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
+    if not starting.done() and not server.is_running():
         await server.stop()
     try:
         await starting
@@ -115,7 +117,9 @@ async def _serve(config: dict[str, Any]) -> int:
     # What start-up made stays for good: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    await waiting
+    if not exit_code:
+        await waiting
+    waiting.cancel()
     await server.stop()
     return exit_code
 

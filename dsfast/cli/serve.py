@@ -90,6 +90,7 @@ async def _serve(config: dict[str, Any]) -> int:
         exit_code = 1
         # During the start, the start itself fails or finishes first.
         if server.is_running():
+            _start_watchdog(server.get_config().shutdown_timeout / 1000 + GRACE)
             ending.set()
 
     try:

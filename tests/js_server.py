@@ -14,7 +14,7 @@ import json
 import signal
 import socket
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -27,7 +27,8 @@ class TestAuthentication(Authentication):
 
     ``password`` other than "secret": refused. ``refuse``: refused with that value as reason. ``unknown``: not
     this plugin's user. ``crash``: the plugin fails. ``once``: only the first login of that name.
-    ``clientData``: returned. ``count``: the client data tell how often that name has logged in.
+    ``clientData``: returned. ``count``: the client data tell how often that name has logged in. ``hold``: the
+    answer waits until somebody logs in with ``release`` of the same value.
     """
 
     description = "test users"
@@ -35,6 +36,7 @@ class TestAuthentication(Authentication):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.logins: Counter[str | None] = Counter()
+        self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def is_valid_user(
         self, connection_data: Mapping[str, Any], auth_data: Mapping[str, Any]
@@ -47,6 +49,10 @@ class TestAuthentication(Authentication):
             return None
         if auth_data.get("crash"):
             raise RuntimeError("authentication crashed on purpose")
+        if "release" in auth_data:
+            self.gates[auth_data["release"]].set()
+        if "hold" in auth_data:
+            await self.gates[auth_data["hold"]].wait()
         name = auth_data.get("username")
         self.logins[name] += 1
         if auth_data.get("once") and self.logins[name] > 1:

@@ -6,6 +6,7 @@
  *
  * Records are kept in a file, with --data-dir in that directory; users are then open, as with `dsfast serve --data-dir`.
  */
+import { EventEmitter, once } from 'node:events'
 import { createRequire } from 'node:module'
 import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -21,12 +22,15 @@ const { DeepstreamPlugin } = require('@deepstream/types')
 class TestAuthentication extends DeepstreamPlugin {
   description = 'test users'
   logins = new Map()
+  gates = new EventEmitter()
 
   async isValidUser (connectionData, login) {
     if ('refuse' in login) return { isValid: false, clientData: login.refuse }
     if ('password' in login && login.password !== 'secret') return { isValid: false }
     if (login.unknown) return null
     if (login.crash) throw new Error('authentication crashed on purpose')
+    if ('release' in login) this.gates.emit(login.release)
+    if ('hold' in login) await once(this.gates, login.hold)
     const count = (this.logins.get(login.username) || 0) + 1
     this.logins.set(login.username, count)
     if (login.once && count > 1) return { isValid: false, clientData: { error: 'only one login' } }

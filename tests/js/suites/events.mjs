@@ -1,6 +1,6 @@
 /** Publish and subscribe. */
 import assert from 'node:assert/strict'
-import { EVENT_ACTION, PARSER_ACTION, TOPIC } from '../lib/client.mjs'
+import { EVENT_ACTION, PARSER_ACTION, PRESENCE_ACTION, TOPIC } from '../lib/client.mjs'
 import { Suite } from '../lib/harness.mjs'
 import { encode } from '../lib/raw.mjs'
 
@@ -299,3 +299,30 @@ suite.case('several events in one frame arrive in order', async (t) => {
   await calls.nth(3)
   assert.deepEqual(calls.firsts, [1, 2, 3])
 }, { oracle: 'drops all but the first message of a frame' })
+
+suite.case('client that does not read is closed, nobody else notices', async (t) => {
+  const server = await t.server({ config: { websocket: { maxOutgoingBytes: 200000 } } })
+  const [sender, reader] = [await t.login({}, {}, server.url), await t.login({}, {}, server.url)]
+  const stuck = await t.login({}, {}, server.url)
+  const name = t.name('flood')
+  const calls = await subscribe(t, reader, name)
+  await subscribe(t, stuck, name)
+  const gone = t.calls('presence')
+  reader.presence.subscribe(stuck.user, gone.fn)
+  await reader.wire.acked(TOPIC.PRESENCE, PRESENCE_ACTION.SUBSCRIBE, stuck.user)
+  stuck.wire.allowConnectionErrors()
+  stuck.options.maxReconnectAttempts = 0
+  stuck.wire.socket._socket.pause()
+  const payload = 'x'.repeat(60000)
+  let count = 0
+  // One after the other, so that the reading client is never behind.
+  while (gone.list.length === 0) {
+    count += 1
+    assert(count < 2000, 'closed within 120 MB')
+    sender.event.emit(name, payload)
+    await calls.nth(count)
+  }
+  stuck.wire.socket._socket.resume()
+  sender.event.emit(name, 'last')
+  assert.deepEqual(await calls.nth(count + 1), ['last'])
+}, { oracle: 'keeps everything for a client that does not read', limit: 30000 })

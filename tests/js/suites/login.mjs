@@ -71,6 +71,7 @@ suite.case('too many refusals on the wire: bytes and close', async (t) => {
   const raw = await t.raw()
   for (let attempt = 0; attempt < 3; attempt++) {
     raw.send({ topic: TOPIC.AUTH, action: AUTH_ACTION.REQUEST, data: '{"password":"wrong"}' })
+    await raw.message(TOPIC.AUTH, AUTH_ACTION.AUTH_UNSUCCESSFUL)
   }
   await raw.frame('0610031a020864')
   assert.deepEqual(raw.frames.list.slice(1), ['0610031a020804', '0610031a020804', '0610031a020804', '0610031a020864'])
@@ -246,6 +247,63 @@ suite.case('text frame closes with 1003', async (t) => {
   raw.sendBytes('text')
   assert.equal(await raw.closed(), 1003)
 }, { oracle: 'closes without the code' })
+
+suite.case('too many malformed frames close the connection with 1002', async (t) => {
+  const other = await t.login()
+  const raw = await t.rawLogin()
+  for (let n = 0; n < 25; n++) raw.sendBytes(Buffer.from('ffffffffff', 'hex'))
+  assert.equal(await raw.closed(), 1002)
+  await other.wire.ping()
+}, { oracle: 'has no limit' })
+
+suite.case('second login request while the first is checked', async (t) => {
+  const watcher = await t.login()
+  const raw = await t.raw()
+  const [username, gate] = [t.name('user'), t.name('gate')]
+  const request = { topic: TOPIC.AUTH, action: AUTH_ACTION.REQUEST, data: JSON.stringify({ username, hold: gate }) }
+  raw.send(request)
+  raw.send(request)
+  await t.until(async () => {
+    await t.login({ release: gate })
+    return raw.messages.list.some((message) => message.action === AUTH_ACTION.AUTH_SUCCESSFUL)
+  }, 'login')
+  await raw.ping()
+  assert.equal(raw.frames.list.filter((frame) => frame === '0610031a020803').length, 1)
+  await raw.close()
+  await t.until(async () => (await watcher.presence.getAll([username]))[username] === false, 'nobody is left')
+}, { oracle: 'checks both and counts the user twice' })
+
+suite.case('connection that breaks while its login is checked leaves no user behind', async (t) => {
+  const watcher = await t.login()
+  const raw = await t.raw()
+  const [username, gate] = [t.name('user'), t.name('gate')]
+  raw.send({ topic: TOPIC.AUTH, action: AUTH_ACTION.REQUEST, data: JSON.stringify({ username, hold: gate }) })
+  await watcher.wire.ping()
+  await raw.close()
+  await watcher.wire.ping()
+  await t.login({ release: gate })
+  await watcher.wire.ping()
+  await t.until(async () => (await watcher.presence.getAll([username]))[username] === false, 'nobody is left')
+}, { oracle: 'registers the user of a closed connection' })
+
+suite.case('heartbeats of the client are answered', async (t) => {
+  const client = await t.login({}, { heartbeatInterval: 30 })
+  const pongs = () => client.wire.messages(TOPIC.CONNECTION, CONNECTION_ACTION.PONG).length
+  await t.until(() => pongs() >= 10, 'ten answers')
+  assert.equal(client.wire.sockets.length, 1)
+})
+
+suite.case('silent connection is cut off, a pinging one is not', async (t) => {
+  const server = await t.server({ config: { websocket: { heartbeatInterval: 150 } } })
+  const watcher = await t.login({}, { heartbeatInterval: 30 }, server.url)
+  const silent = await t.login({}, {}, server.url)
+  const calls = t.calls('presence')
+  watcher.presence.subscribe(silent.user, calls.fn)
+  silent.wire.allowConnectionErrors()
+  silent.options.maxReconnectAttempts = 0
+  assert.deepEqual(await calls.nth(1), [silent.user, false])
+  assert.equal(watcher.wire.sockets.length, 1)
+})
 
 suite.case('health check on the same port', async (t) => {
   const base = t.url.replace('ws://', 'http://')

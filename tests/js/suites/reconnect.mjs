@@ -356,6 +356,53 @@ suite.case('calls made shortly after a loss are sent after the reconnect', async
   assert.deepEqual(await Promise.all(results), [2, { a: 1 }, -1, { [other.user]: true }])
 })
 
+suite.case('forty clients lose their connections at once', async (t) => {
+  const clients = await t.logins(40)
+  const base = t.name('storm')
+  const names = Array.from({ length: 10 }, (_, n) => `${base}/${n}`)
+  const records = await Promise.all(clients.map((client) => Promise.all(names.map((name) => open(t, client, name)))))
+  await Promise.all(records[0].map((record, n) => record.setWithAck({ n })))
+  for (const client of clients) client.wire.drop()
+  await Promise.all(clients.flatMap((client) => names.map((name) => client.wire.acked(TOPIC.RECORD, RA.SUBSCRIBEANDHEAD, name))))
+  const writer = await t.login()
+  await Promise.all(names.map((name) => writer.record.setDataWithAck(name, 'after', true)))
+  await t.until(() => records.flat().every((record) => record.get('after') === true), 'all records follow')
+  for (const own of records) assert.deepEqual(own.map((record) => record.get('n')), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+}, LIMIT)
+
+suite.case('offline storage of a client is sent by its next incarnation', async (t) => {
+  const stored = new Map()
+  const storage = {
+    get: (name, callback) => {
+      const entry = stored.get(name)
+      setImmediate(() => entry ? callback(name, entry.version, JSON.parse(entry.data)) : callback(name, -1, null))
+    },
+    set: (name, version, data, callback) => {
+      stored.set(name, { version, data: JSON.stringify(data) })
+      setImmediate(() => callback(null, name))
+    },
+    delete: (name, callback) => {
+      stored.delete(name)
+      setImmediate(() => callback(null, name))
+    },
+    reset: (callback) => callback(null)
+  }
+  const options = { offlineEnabled: true, storageName: 'own', storage, saveUpdatesOffline: true }
+  const other = await t.login()
+  const name = t.name('offline')
+  const first = await t.login({}, options)
+  const record = await open(t, first, name)
+  await record.setWithAck({ a: 1 })
+  first.pause()
+  await state(first, 'OFFLINE')
+  record.set('b', 2)
+  await t.until(() => stored.get('__ds__dirty_records')?.data.includes(name), 'the list of changed records is stored')
+  await first.wire.close()
+  await t.login({}, options)
+  await t.until(async () => (await other.record.snapshot(name)).b === 2, 'the offline write at the server')
+  assert.deepEqual(await other.record.snapshot(name), { a: 1, b: 2 })
+})
+
 suite.case('queued calls fail when the server stays away', async (t) => {
   const server = await t.server({})
   const client = await t.login({}, { offlineBufferTimeout: 50 }, server.url)

@@ -131,8 +131,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         result = await self.services.authentication.is_valid_user(handshake, auth_data)
         accepted = result is not None and result.is_valid
         if not accepted:
-            if self._monitoring is not None:
-                self._monitoring.on_login(False, "websocket")
+            self._report_login(False)
             text = "invalid authentication data"
             if self.options.log_invalid_auth_data:
                 text += f": {auth_data!r}"
@@ -140,12 +139,18 @@ class WebSocketEndpoint(ConnectionEndpoint):
         if result is not None:
             connection.finish_login(accepted, result.id, result.server_data, result.client_data)
 
+    def _report_login(self, allowed: bool) -> None:
+        if self._monitoring is not None:
+            try:
+                self._monitoring.on_login(allowed, "websocket")
+            except Exception as error:
+                self.logger.error("PLUGIN_ERROR", f"on_login: {error!r}")
+
     def on_open(self, connection: Connection) -> None:
         """A client has logged in."""
         if self._presence is not None:
             self._presence.connected(connection)
-        if self._monitoring is not None:
-            self._monitoring.on_login(True, "websocket")
+        self._report_login(True)
         for listener in self._listeners:
             try:
                 listener.on_client_connected(connection)

@@ -30,11 +30,12 @@ class OpenAuthentication(Authentication):
         """The user id for what a client sent; never raises.
 
         ``username`` counts if it is a non-empty string, a number other than zero, or true; the text is
-        JavaScript's, since that is where user ids are compared (``1.0`` is ``1``, True is ``true``).
+        JavaScript's, since that is where user ids are compared (``1.0`` is ``1``, True is ``true``). Half of
+        a surrogate pair, which no message can carry, becomes U+FFFD as JavaScript does it.
         """
         name = auth_data.get("username") if isinstance(auth_data, Mapping) else None
         if isinstance(name, str):
-            return name or OPEN_USER
+            return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace") or OPEN_USER
         if name is True:
             return "true"
         if not isinstance(name, int | float) or not name or (isinstance(name, float) and isnan(name)):

@@ -270,11 +270,10 @@ cpdef object set_value(object root, str path, object value,
 
     `value` becomes part of the document. Missing and scalar values on the way are replaced by containers.
     An array may grow by at most `max_index_growth` holes, counted over all arrays of the path, and to at
-    most `max_array_length` elements; the document to at most 512 levels on this path. Raises PathError,
-    and then has changed nothing.
+    most `max_array_length` elements; the document to at most 512 levels on this path. Returns the number of
+    array holes made. Raises PathError, and then has changed nothing.
     """
-    apply(root, parse_path(path), False, value, max_index_growth, max_array_length, None)
-    return None
+    return apply(root, parse_path(path), False, value, max_index_growth, max_array_length, None)
 
 
 cpdef object erase_value(object root, str path,
@@ -282,10 +281,9 @@ cpdef object erase_value(object root, str path,
                          Py_ssize_t max_array_length=MAX_ARRAY_LENGTH):
     """Erase `path` in `root`, in place: a member goes away, an array element becomes null.
 
-    Missing parents are created, as upstream does. Limits and errors are those of `set_value`.
+    Missing parents are created, as upstream does. Result, limits and errors are those of `set_value`.
     """
-    apply(root, parse_path(path), True, None, max_index_growth, max_array_length, None)
-    return None
+    return apply(root, parse_path(path), True, None, max_index_growth, max_array_length, None)
 
 
 cdef int undo(list journal) except -1:
@@ -316,7 +314,7 @@ cpdef object apply_multi(object root, object operations,
     """Apply (path, has_value, value) triples in order, all or none: set where `has_value`, else erase.
 
     The limits of `set_value` hold for each operation; all of them together may make at most
-    `max_array_length` array holes. On PathError the document is exactly as before.
+    `max_array_length` array holes, whose number is returned. On PathError the document is exactly as before.
     """
     cdef list journal = []
     cdef Py_ssize_t holes = 0
@@ -330,4 +328,4 @@ cpdef object apply_multi(object root, object operations,
         undo(journal)
         raise
     drop_erased(journal)
-    return None
+    return holes

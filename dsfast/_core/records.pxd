@@ -55,7 +55,8 @@ cdef class RecordCache:
     cdef int put(self, Record record) except -1
     cdef int drop(self, Record record) except -1
     cdef int recharge(self, Record record) except -1
-    cdef int evict(self) except -1
+    cdef void renew(self, Record record) noexcept
+    cdef int evict(self, Record keep) except -1
 
 cdef class Step:
     cdef readonly int kind
@@ -92,6 +93,8 @@ cdef class RecordCore(Handler):
     cdef Py_ssize_t max_index_growth
     cdef Py_ssize_t max_array_length
     cdef int write(self, Connection c, Msg *m, int action) except -1
+    cdef Step parse_write(self, Connection c, Msg *m, int action)
+    cpdef Step make_step(self, int kind, Connection connection, int action, bytes key, collector=*)
     cdef int submit(self, Step step) except -1
     cdef int names_step(self, Connection c, Msg *m, int kind, int action) except -1
     cdef int subscribe_and_head(self, Connection c, Msg *m) except -1
@@ -112,7 +115,7 @@ cdef class RecordCore(Handler):
     cdef bint too_large(self, Step step) except -1
     cdef int broadcast_multi(self, Step step, Record record, Subject subject, Msg *m) except -1
     cdef int conflict(self, Step step, Record record) except -1
-    cdef void echo(self, Step step, Msg *m) noexcept
+    cdef bytes echo(self, Step step, Msg *m)
     cdef int deleted(self, Step step) except -1
     cdef int reloaded(self, Step step, Record record) except -1
     cdef int write_state(self, Peer peer, Subject subject) except -1

@@ -26,6 +26,7 @@ from dsfast._core.router cimport Handler, action_of, answer_error, answer_invali
 cdef enum:
     ENTRY_COST = 300        # bytes of a cached record besides its text
     HOLE_COST = 5           # "null," of one array hole
+    SECOND_CHANCES = 64     # records that one eviction looks at in vain before it gives up
 
 EMPTY = b"{}"
 
@@ -110,14 +111,18 @@ cdef class RecordCache:
 
     cdef int touch(self, Record record) except -1:
         """Note a use, for LRU order; free while the cache has no bound."""
-        if self.ordered:
+        if self.ordered and record.cached:
             if self.ttl:
                 record.used = now_ms()
-            if record.newer is not self.head:
-                record.newer.older = record.older
-                record.older.newer = record.newer
-                self.link(record)
+            self.renew(record)
         return 0
+
+    cdef void renew(self, Record record) noexcept:
+        """Move a cached record to the young end of the LRU list."""
+        if record.newer is not self.head:
+            record.newer.older = record.older
+            record.older.newer = record.newer
+            self.link(record)
 
     cdef void link(self, Record record) noexcept:
         record.newer = self.head
@@ -126,7 +131,12 @@ cdef class RecordCache:
         self.head.older = record
 
     cdef int put(self, Record record) except -1:
-        """Add a record whose name is not in the cache."""
+        """Add a record; another one of the same name gives way."""
+        cdef void *o = self.table.find(record.p, record.n)
+        if o == <void*>record:
+            return 0
+        if o != NULL:
+            self.drop(<Record>o)
         self.table.add(record)
         record.cached = True
         self.link(record)
@@ -134,7 +144,7 @@ cdef class RecordCache:
         self.used_bytes += record.charged
         if self.ordered:
             record.used = now_ms()
-            self.evict()
+            self.evict(record)
         return 0
 
     cdef int drop(self, Record record) except -1:
@@ -151,31 +161,37 @@ cdef class RecordCache:
     cdef int recharge(self, Record record) except -1:
         """The record has changed its size."""
         cdef Py_ssize_t charge = record.size + ENTRY_COST
+        if not record.cached:
+            return 0
         if record.doc is not None:
             charge += 3 * record.size       # Python objects of the document, a rough mean
         self.used_bytes += charge - record.charged
         record.charged = charge
         if self.ordered:
             self.touch(record)
-            self.evict()
+            self.evict(record)
         return 0
 
-    cdef int evict(self) except -1:
-        """Make room by forgetting what was not used for longest, as far as the storage holds it."""
-        cdef Record record = self.head.newer, newer
-        cdef int skipped = 0
+    cdef int evict(self, Record keep) except -1:
+        """Make room by forgetting what was not used for longest, as far as the storage holds it.
+
+        ``keep`` is in use at this moment. What cannot go is put to the young end, so that records which are never
+        stored do not stand in the way of the others.
+        """
+        cdef Record record
+        cdef Py_ssize_t chances = min(self.table.count, SECOND_CHANCES)
         while ((self.max_bytes and self.used_bytes > self.max_bytes)
                or (self.max_entries and self.table.count > self.max_entries)):
-            if record is self.head or skipped > 64:
-                self.over_limit = True
-                return 0
-            newer = record.newer
-            if record.queued or record.saved_version < record.version:
-                skipped += 1
+            record = self.head.newer
+            if record is keep or record.queued or record.saved_version < record.version:
+                if chances == 0:
+                    self.over_limit = True
+                    return 0
+                chances -= 1
+                self.renew(record)
             else:
                 self.drop(record)
                 self.evictions += 1
-            record = newer
         return 0
 
     def expire(self):
@@ -272,12 +288,12 @@ cdef inline void put_bytes(Msg *m, int field, bytes value) noexcept:
 
 
 cdef void fill_ack(Msg *m, Step step) noexcept:
-    """Fields by which the client finds the write a message is about."""
+    """Fields by which the client finds the write a message is about; those of reads are found by the name."""
     put_bytes(m, S_NAME, step.key)
     if step.write_ack:
         set_int(m, I_IS_WRITE_ACK, 1)
-        if step.correlation_id is not None:
-            put_bytes(m, S_CORRELATION_ID, step.correlation_id)
+    if step.correlation_id is not None and (step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE):
+        put_bytes(m, S_CORRELATION_ID, step.correlation_id)
 
 
 cdef class RecordState(StateWriter):
@@ -367,8 +383,11 @@ cdef class RecordCore(Handler):
         cdef Slice name
         cdef Step step
         cdef const char *cursor = m.body
+        cdef bytes correlation_id = None
         if m.items == 0:
             return 0
+        if self.gate is not None and has_text(m, S_CORRELATION_ID):
+            correlation_id = PyBytes_FromStringAndSize(m.s[S_CORRELATION_ID].p, m.s[S_CORRELATION_ID].n)
         cursor = next_item(m, cursor, &name)
         while cursor != NULL:
             step = Step.__new__(Step)
@@ -376,6 +395,7 @@ cdef class RecordCore(Handler):
             step.connection = c
             step.action = action
             step.key = PyBytes_FromStringAndSize(name.p, name.n)
+            step.correlation_id = correlation_id        # of a refusal
             self.submit(step)
             cursor = next_item(m, cursor, &name)
         return 0
@@ -384,7 +404,6 @@ cdef class RecordCore(Handler):
         """Heads of what is cached, subscriptions, the ack, then the heads of the rest (section 4.3)."""
         cdef Slice name
         cdef Record record
-        cdef Step step
         cdef Msg a
         cdef dict heads = {}
         cdef list waiting = []
@@ -410,25 +429,27 @@ cdef class RecordCore(Handler):
         if m.items:
             cursor = next_item(m, m.body, &name)
             while cursor != NULL:
-                self.subscribe(c, PyBytes_FromStringAndSize(name.p, name.n), REC_SUBSCRIBEANDHEAD)
+                # At once, unless an UNSUBSCRIBE that came before may still be waiting.
+                self.submit(self.make_step(STEP_SUBSCRIBE, c, REC_SUBSCRIBEANDHEAD,
+                                           PyBytes_FromStringAndSize(name.p, name.n)))
                 cursor = next_item(m, cursor, &name)
         send_ack(c, m)
         for key in waiting:
-            step = Step.__new__(Step)
-            step.kind = STEP_HEAD
-            step.connection = c
-            step.action = REC_SUBSCRIBEANDHEAD
-            step.key = key
-            self.submit(step)
+            self.submit(self.make_step(STEP_HEAD, c, REC_SUBSCRIBEANDHEAD, key))
         return 0
 
     cdef int write(self, Connection c, Msg *m, int action) except -1:
-        """Check a write before it can have any effect (section 6.1)."""
+        cdef Step step = self.parse_write(c, m, action)
+        return self.submit(step) if step is not None else 0
+
+    cdef Step parse_write(self, Connection c, Msg *m, int action):
+        """Check a write before it can have any effect (section 6.1); None if it was answered by an error."""
         cdef Step step
         cdef int kind = 0
         cdef bint has_path = has_text(m, S_PATH), has_data = has_text(m, S_DATA), good
         if not has_text(m, S_NAME) or m.s[S_NAME].n == 0:
-            return answer_invalid(c, m)
+            answer_invalid(c, m)
+            return None
         step = new_step(c, m, action)
         step.kind = STEP_WRITE
         step.upsert = action == REC_CREATEANDUPDATE or action == REC_CREATEANDPATCH
@@ -438,12 +459,14 @@ cdef class RecordCore(Handler):
         if has_data:
             kind = json_check(m.s[S_DATA].p, m.s[S_DATA].n)
             if kind < 0:
-                return self.invalid(step)
+                self.invalid(step)
+                return None
             step.has_float = kind & JSON_HAS_FLOAT
             kind &= JSON_KIND_MASK
             step.data = PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n)
         if self.hot and action == REC_CREATEANDPATCH and self.is_hot(step.key):
-            return self.fail(step, REC_INVALID_PATCH_ON_HOTPATH)
+            self.fail(step, REC_INVALID_PATCH_ON_HOTPATH)
+            return None
         # The action and the fields must say the same: permission rules look at the action.
         if action == REC_UPDATE or action == REC_CREATEANDUPDATE:
             good = not has_path and (kind == JSON_OBJECT or kind == JSON_ARRAY)
@@ -461,10 +484,32 @@ cdef class RecordCore(Handler):
             except PathError:
                 good = False
         if not good:
-            return self.invalid(step)
+            self.invalid(step)
+            return None
         if self.hot and action == REC_CREATEANDUPDATE and self.is_hot(step.key):
             step.kind = STEP_HOT_WRITE
-        return self.submit(step)
+        return step
+
+    def refuses(self, Connection connection not None, Message message not None):
+        """Answer a message whose fields make no sense before anybody is asked for permission; True if it was.
+
+        Of the names of a bulk request only their being names is checked here.
+        """
+        cdef Msg m
+        cdef int action = message.action
+        message.fill(&m)
+        if REC_CREATEANDUPDATE <= action <= REC_ERASE or action == REC_PATCH_MULTI:
+            return self.parse_write(connection, &m, action) is None
+        if (action == REC_READ or action == REC_HEAD or action == REC_DELETE
+                or REC_LISTEN <= action <= REC_LISTEN_REJECT):
+            if not message.name:
+                answer_invalid(connection, &m)
+                return True
+        elif message.names is not None and ("" in message.names
+                                            or len(message.names) > connection.endpoint.owner.max_names):
+            answer_invalid(connection, &m)
+            return True
+        return False
 
     cdef bint parse_multi(self, Step step) except -1:
         cdef list operations = []
@@ -483,13 +528,19 @@ cdef class RecordCore(Handler):
     cdef int submit(self, Step step) except -1:
         """Perform a step at once if nothing has to be waited for, else queue it."""
         cdef Record record
-        if self.cache is not None and self.gate is None and (not self.queues or step.key not in self.queues):
+        # What can change a record is decided about in its turn (sections 6.2 and 7), all else was on arrival.
+        cdef bint undecided = self.gate is not None and (
+            step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE or step.kind == STEP_DELETE
+            or step.kind == STEP_SUBSCRIBE_CREATE_READ)
+        if self.cache is not None and not undecided and (not self.queues or step.key not in self.queues):
             if step.kind == STEP_SUBSCRIBE or step.kind == STEP_UNSUBSCRIBE or step.kind == STEP_HOT_WRITE:
                 return self.perform(step, self.cache.find(step_p(step), step_n(step)))
             record = self.cache.find(step_p(step), step_n(step))
-            if step.kind == STEP_DELETE or step.kind == STEP_RELOAD:
+            if step.kind == STEP_DELETE:
                 if not self.is_stored(step.key):
                     return self.perform(step, record)
+            elif step.kind == STEP_RELOAD:
+                pass
             elif record is not None or not self.is_stored(step.key):
                 return self.perform(step, record)
         self.enqueue(step)
@@ -508,8 +559,11 @@ cdef class RecordCore(Handler):
     cdef int perform(self, Step step, Record record) except -1:
         cdef Msg m
         cdef Connection c = step.connection
-        if record is not None and self.cache is not None:
-            self.cache.touch(record)
+        if record is not None and self.cache is not None and step.kind != STEP_DELETE:
+            if record.cached:
+                self.cache.touch(record)
+            else:
+                self.cache.put(record)      # evicted while this step was waiting
         if step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE:
             record = self.prepare_write(step, record)
             return self.commit(step, record) if record is not None else 0
@@ -539,7 +593,7 @@ cdef class RecordCore(Handler):
             return c.reply_msg(&m)
         if step.kind == STEP_SUBSCRIBE:
             if c.state < ST_CLOSING:
-                return self.subscribe(c, step.key, REC_SUBSCRIBE)
+                return self.subscribe(c, step.key, step.action)
             return 0
         if step.kind == STEP_UNSUBSCRIBE:
             self.registry.unsubscribe(c, step_p(step), step_n(step))
@@ -648,6 +702,7 @@ cdef class RecordCore(Handler):
         record.doc = None
         record.size = PyBytes_GET_SIZE(step.data)
         record.version = 0
+        record.saved_version = -1       # the stored version 0 is another state
         self.keep(record, fresh)
         return record
 
@@ -671,7 +726,8 @@ cdef class RecordCore(Handler):
 
     cdef bint apply(self, Step step, Record record, int64_t base) except -1:
         """Change the record to its next version, all or nothing. False: the sender has been answered."""
-        cdef Py_ssize_t grow
+        cdef Py_ssize_t grow, holes, most
+        cdef bytes before = None
         if step.normal == REC_UPDATE:
             if PyBytes_GET_SIZE(step.data) > self.max_size:
                 return self.too_large(step)
@@ -680,26 +736,33 @@ cdef class RecordCore(Handler):
             record.size = PyBytes_GET_SIZE(step.data)
             record.version = base + 1
             return True
-        grow = (0 if step.data is None else PyBytes_GET_SIZE(step.data)) + 4 + (0 if step.path is None else 2 * len(step.path))
-        if step.path is None or "[" in step.path:
-            grow += HOLE_COST * self.max_index_growth
-        if record.size + grow > self.max_size:
-            # The bound is kept as an estimate; count exactly before refusing.
-            if PyBytes_GET_SIZE(record.text()) + grow > self.max_size:
-                return self.too_large(step)
+        grow = 4 + (3 if step.path is None else 1) * (0 if step.data is None else PyBytes_GET_SIZE(step.data))
+        most = HOLE_COST * self.max_array_length
+        if step.path is not None:
+            grow += 6 * len(step.path)
+            most = HOLE_COST * self.max_index_growth if has_digit(step.path) else 0
+        if record.size + grow + most > self.max_size:
+            # The size is kept as an upper estimate: near the bound count exactly, before and after the change.
+            before = record.text()
         try:
             if step.normal == REC_PATCH_MULTI:
-                apply_multi(record.document(), step.operations, self.max_index_growth, self.max_array_length)
+                holes = apply_multi(record.document(), step.operations, self.max_index_growth, self.max_array_length)
             elif step.data is None:
-                erase_value(record.document(), step.path, self.max_index_growth, self.max_array_length)
+                holes = erase_value(record.document(), step.path, self.max_index_growth, self.max_array_length)
             else:
-                set_value(record.document(), step.path, loads_checked(step.data, JSON_HAS_FLOAT if step.has_float else 0),
-                          self.max_index_growth, self.max_array_length)
+                holes = set_value(record.document(), step.path,
+                                  loads_checked(step.data, JSON_HAS_FLOAT if step.has_float else 0),
+                                  self.max_index_growth, self.max_array_length)
         except PathError:
             self.invalid(step)
             return False
         record.raw = None
-        record.size += grow
+        record.size += grow + HOLE_COST * holes
+        if before is not None and PyBytes_GET_SIZE(record.text()) > max(self.max_size, PyBytes_GET_SIZE(before)):
+            record.raw = before
+            record.doc = None
+            record.size = PyBytes_GET_SIZE(before)
+            return self.too_large(step)
         record.version = base + 1
         return True
 
@@ -752,7 +815,13 @@ cdef class RecordCore(Handler):
         cdef uint32_t i
         for i in range(subject.count):
             c = <Connection>subject.subs[i].peer
-            if c is step.connection:
+            if not c.knows_patch_multi and c is not step.connection:
+                break
+        else:
+            return self.hub.broadcast_msg(subject, step.connection, m)
+        for i in range(subject.count):
+            c = <Connection>subject.subs[i].peer
+            if c is step.connection or (self.hub.conflate and c.blocked and self.hub.absorb(c, subject)):
                 continue
             if c.knows_patch_multi:
                 c.reply_msg(m)
@@ -770,10 +839,10 @@ cdef class RecordCore(Handler):
     cdef int conflict(self, Step step, Record record) except -1:
         """The version is taken (the sender gets the newest state) or leaves a gap (section 6.2)."""
         cdef Msg m
-        cdef bytes text
+        cdef bytes text, path
         if step.has_version and step.version > record.version + 1:
             start(&m, T_RECORD, REC_INVALID_VERSION)
-            self.echo(step, &m)
+            path = self.echo(step, &m)
             set_int(&m, I_VERSION, record.version)
             return step.connection.reply_msg(&m)
         start(&m, T_RECORD, REC_VERSION_EXISTS)
@@ -794,8 +863,6 @@ cdef class RecordCore(Handler):
             set_int(&m, I_ORIGINAL_ACTION, step.action)
         set_int(&m, I_IS_ERROR, 1)
         fill_ack(&m, step)
-        if action == REC_INVALID_PATCH_ON_HOTPATH and step.correlation_id is not None:
-            put_bytes(&m, S_CORRELATION_ID, step.correlation_id)
         return step.connection.reply_msg(&m)
 
     def refuse(self, Step step not None, int action):
@@ -808,8 +875,9 @@ cdef class RecordCore(Handler):
         elif step.kind not in (STEP_SUBSCRIBE, STEP_UNSUBSCRIBE):
             self.fail(step, action)
 
-    cdef void echo(self, Step step, Msg *m) noexcept:
-        """The fields of the request, for answers that repeat it."""
+    cdef bytes echo(self, Step step, Msg *m):
+        """The fields of the request, for answers that repeat it. The caller keeps what is returned until it sent m."""
+        cdef bytes path = None
         set_int(m, I_ORIGINAL_ACTION, step.normal)
         set_int(m, I_IS_ERROR, 1)
         if step.data is not None:
@@ -821,16 +889,17 @@ cdef class RecordCore(Handler):
             set_int(m, I_IS_WRITE_ACK, 1)
         if step.has_version:
             set_int(m, I_VERSION, step.version)
+        if step.path is not None:
+            path = step.path.encode()
+            put_bytes(m, S_PATH, path)
+        return path
 
     cdef int invalid(self, Step step) except -1:
         """INVALID_MESSAGE_DATA; data that is not JSON is left out, no client could read it."""
         cdef Msg m
         cdef bytes path
         start(&m, T_RECORD, REC_INVALID_MESSAGE_DATA)
-        self.echo(step, &m)
-        if step.path is not None:
-            path = step.path.encode()
-            put_bytes(&m, S_PATH, path)
+        path = self.echo(step, &m)
         return step.connection.reply_msg(&m)
 
     cdef int deleted(self, Step step) except -1:
@@ -907,13 +976,25 @@ cdef class RecordCore(Handler):
         return self.cache.find(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
     def admit(self, bytes key not None, int64_t version, bytes text not None, bint stored):
-        """A record that was loaded: put it into the memory cache and return it."""
-        cdef Record record = Record(key, version, text)
+        """A record that was loaded: put it into the memory cache and return it.
+
+        Raises ValueError if it is none: clients must never get what is no JSON document.
+        """
+        cdef Record record
+        cdef int kind = json_check(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        if kind < 0 or (kind & JSON_KIND_MASK != JSON_OBJECT and kind & JSON_KIND_MASK != JSON_ARRAY):
+            raise ValueError("not a JSON object or array")
+        record = Record(key, version, text)
         if stored:
             record.saved_version = version
         if self.cache is not None:
             self.cache.put(record)
         return record
+
+    def store_again(self, Record record not None):
+        """Queue the state of a record for the storage once more, if it is not stored."""
+        if record.saved_version < record.version:
+            self.store(record, False)
 
     def forget_cached(self, bytes key not None):
         """Drop a record from the memory cache."""
@@ -934,7 +1015,7 @@ cdef class RecordCore(Handler):
         """Subscribe a connection to a record, with the messages that belong to it."""
         self.subscribe(connection, name.encode(), action)
 
-    def make_step(self, int kind, Connection connection, int action, bytes key not None, collector=None):
+    cpdef Step make_step(self, int kind, Connection connection, int action, bytes key, collector=None):
         """A step that is no write."""
         cdef Step step = Step.__new__(Step)
         step.kind = kind
@@ -947,6 +1028,15 @@ cdef class RecordCore(Handler):
     def submit_step(self, Step step not None):
         """As for the steps of messages: at once if possible, else queued."""
         self.submit(step)
+
+
+cdef bint has_digit(str path) noexcept:
+    """Whether a path may contain an index."""
+    cdef Py_UCS4 c
+    for c in path:
+        if c'0' <= c <= c'9':
+            return True
+    return False
 
 
 cdef inline const char *step_p(Step step) noexcept:

@@ -9,12 +9,14 @@ import asyncio
 import inspect
 from collections.abc import Awaitable
 from enum import Enum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from dsfast._core.connection import Connection
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
-from dsfast._core.router import Router
 from dsfast.plugin import Logger, Permission
+
+if TYPE_CHECKING:
+    from dsfast.handlers import MessageRouter
 
 __all__ = ["Decision", "PermissionGate"]
 
@@ -56,6 +58,19 @@ REFUSALS: dict[int, tuple[int, int]] = {
 }
 
 
+# These are decided about when it is the turn of their record, not on arrival: a rule may look at the record,
+# which earlier writes are still going to change (records.md section 6.2).
+DECIDED_IN_TURN = frozenset(
+    {
+        RecordAction.UPDATE,
+        RecordAction.PATCH,
+        RecordAction.PATCH_MULTI,
+        RecordAction.ERASE,
+        RecordAction.DELETE,
+    }
+)
+
+
 def refusal(message: Message, decision: Decision, action: int | None = None) -> Message:
     """The answer to a refused message; ``action`` is the client's, if another one was checked."""
     denied, failed = REFUSALS[message.topic]
@@ -73,7 +88,7 @@ def refusal(message: Message, decision: Decision, action: int | None = None) -> 
 class PermissionGate:
     """Permission checks of one server; ``timeout`` in milliseconds bounds those that wait."""
 
-    router: Router
+    router: MessageRouter
 
     def __init__(self, permission: Permission, logger: Logger, timeout: float) -> None:
         self._permission = permission
@@ -87,6 +102,12 @@ class PermissionGate:
         Of a bulk request exactly the allowed names go on. While a decision is open, the later messages of the
         connection wait.
         """
+        if message.topic == Topic.RECORD and self.router.record_handler is not None:
+            if self.router.record_handler.refuses(connection, message):
+                return
+            if message.action in DECIDED_IN_TURN:
+                self.router.forward(connection, message)
+                return
         bulk = message.action in BULK_ACTIONS[message.topic]
         if not bulk:
             parts = [message if message.names is None else message.replace(names=None)]

@@ -1,17 +1,17 @@
 """Records: everything that has to wait (spec/records.md).
 
 The core performs a step at once when the record is in the memory cache and nothing has to be waited for. All
-other steps come here, into one queue per record: they wait for the storage, for a cache plugin, for a permission or
-for the steps before them. A queue lives as long as it has steps.
+other steps come here, into one queue per record: they wait for the storage, for a cache plugin, for a
+permission or for the steps before them. A queue lives as long as it has steps.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dsfast._core.connection import Connection
 from dsfast._core.fanout import Registry
@@ -43,13 +43,19 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordHandler"]
 
+T = TypeVar("T")
 
-class LoadError(Exception):
+
+class LoadError(RuntimeError):
     """A record could not be read; ``action`` is what clients that wanted to read it are answered."""
 
     def __init__(self, action: RecordAction, text: str) -> None:
         super().__init__(text)
         self.action = action
+
+
+class CacheWriteError(Exception):
+    """The cache plugin did not take a change; the steps that wait are based on what it should hold now."""
 
 
 class RecordHandler(RecordCore):
@@ -76,10 +82,11 @@ class RecordHandler(RecordCore):
         self._options = options
         self._tasks: set[asyncio.Task[None]] = set()
         self._deciding: set[bytes] = set()
+        self._watches: list[set[bytes]] = []
 
     async def close(self) -> None:
         """Let the queues that are running come to their end."""
-        if self._tasks:
+        while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def get_record(self, name: str) -> tuple[int, Any]:
@@ -121,6 +128,8 @@ class RecordHandler(RecordCore):
         ):
             step.connection.hold()
             step.holding = True
+        for watch in self._watches:
+            watch.add(step.key)
         queue: deque[Step] | None = self.queues.get(step.key)
         if queue is not None:
             queue.append(step)
@@ -138,11 +147,15 @@ class RecordHandler(RecordCore):
                 absent = await self._turn(step, absent)
             except LoadError as error:
                 self._logger.error(error.action.name, str(error))
-                self._fail_all(queue, error)
+                self._fail_all(queue, error.action)
+                continue
+            except CacheWriteError as error:
+                self._logger.error("RECORD_UPDATE_ERROR", str(error))
+                self._fail(queue, [waiting for waiting in queue if waiting.is_write])
                 continue
             except Exception as error:
-                self._logger.error("RECORD_UPDATE_ERROR", f"{step.name}: {error!r}")
-                self.refuse(step, RecordAction.RECORD_UPDATE_ERROR)
+                self._logger.error("RECORD_LOAD_ERROR", f"{step.name}: {error!r}")
+                self.refuse(step, _failure_of(step, RecordAction.RECORD_LOAD_ERROR))
             queue.popleft()
             self._release(step)
         del self.queues[key]
@@ -152,16 +165,21 @@ class RecordHandler(RecordCore):
             step.holding = False
             step.connection.release()
 
-    def _fail_all(self, queue: deque[Step], error: LoadError) -> None:
+    def _fail_all(self, queue: deque[Step], action: RecordAction) -> None:
         """Every step that waits now would only fail after another wait: answer them all."""
-        for step in [step for step in queue if step.kind not in (STEP_SUBSCRIBE, STEP_UNSUBSCRIBE)]:
+        steps = [step for step in queue if step.kind not in (STEP_SUBSCRIBE, STEP_UNSUBSCRIBE)]
+        self._fail(queue, steps, action)
+
+    def _fail(
+        self,
+        queue: deque[Step],
+        steps: list[Step],
+        action: RecordAction = RecordAction.RECORD_LOAD_ERROR,
+    ) -> None:
+        for step in steps:
             queue.remove(step)
-            if step.is_write:
-                self.refuse(step, RecordAction.RECORD_UPDATE_ERROR)
-            elif step.kind == STEP_DELETE:
-                self.refuse(step, RecordAction.RECORD_DELETE_ERROR)
-            else:
-                self.refuse(step, error.action)
+        for step in steps:
+            self.refuse(step, _failure_of(step, action))
             self._release(step)
 
     async def _turn(self, step: Step, absent: bool) -> bool:
@@ -172,12 +190,12 @@ class RecordHandler(RecordCore):
         if step.kind == STEP_RELOAD:
             await self._reload(step)
             return False
-        record: Record | None
-        if step.kind == STEP_HOT_WRITE and self._memory is not None:
-            record = self.find_cached(step.key)
-        else:
+        record: Record | None = None
+        if step.kind != STEP_HOT_WRITE:
             record = await self._load(step.key, absent)
-        absent = record is None
+            absent = record is None
+        elif self._memory is not None:
+            record = self.find_cached(step.key)  # what the storage holds does not matter
         if self.gate is not None and not await self._permitted(step, record):
             return absent
         if step.kind == STEP_DELETE:
@@ -191,23 +209,29 @@ class RecordHandler(RecordCore):
 
     async def _perform_with_plugin(self, step: Step, record: Record | None) -> None:
         """As ``perform_now``, with a cache that has to confirm each change before anybody is told."""
-        cache = self._plugin
-        assert cache is not None
         if step.is_write:
             changed = self.prepare(step, record)
             if changed is not None:
-                await cache.set(step.name, changed.version, loads(changed.text()))
+                try:
+                    await self._set_in_plugin(step.name, changed.version, loads(changed.text()))
+                except Exception as error:
+                    raise CacheWriteError(f"{step.name}: {error}") from error
                 self.commit_now(step, changed)
         elif step.kind == STEP_SUBSCRIBE_CREATE_READ and record is None:
             try:
-                await cache.set(step.name, 0, {})
+                await self._set_in_plugin(step.name, 0, {})
             except Exception as error:
-                self._logger.error("RECORD_CREATE_ERROR", str(error))
+                self._logger.error("RECORD_CREATE_ERROR", f"cache:{error}")
                 self.refuse(step, RecordAction.RECORD_CREATE_ERROR)
                 return
             self.perform_now(step, self.new_record(step))
         else:
             self.perform_now(step, record)
+
+    async def _set_in_plugin(self, name: str, version: int, data: Any) -> None:
+        assert self._plugin is not None
+        limit = self._options.cache_retrieval_timeout
+        await _within(limit, "cache timeout", self._plugin.set(name, version, data))
 
     # --- reading (section 3) ---
 
@@ -226,21 +250,22 @@ class RecordHandler(RecordCore):
         name = key.decode()
         async with self._limit("storage", name, self._options.storage_retrieval_timeout):
             version, text = await self.writer.get(name)
-        if text is None:
-            return None
+            if text is None or text == b"null":
+                return None
+            record = self.admit(key, version, text, True)
         if self._plugin is not None:
             try:
-                await self._plugin.set(name, version, loads(text))
+                await self._set_in_plugin(name, version, loads(text))
             except Exception as error:
                 self._logger.error("RECORD_LOAD_ERROR", f"error while copying {name} to the cache:{error}")
-        return self.admit(key, version, text, True)
+        return record
 
     async def _load_from_plugin(self, key: bytes) -> Record | None:
         assert self._plugin is not None
         name = key.decode()
         async with self._limit("cache", name, self._options.cache_retrieval_timeout):
             version, data = await self._plugin.get(name)
-        return None if data is None else self.admit(key, version, dumps(data), True)
+            return None if data is None else self.admit(key, version, dumps(data), True)
 
     @asynccontextmanager
     async def _limit(self, source: str, name: str, milliseconds: float) -> AsyncIterator[None]:
@@ -265,10 +290,15 @@ class RecordHandler(RecordCore):
     async def _permitted(self, step: Step, record: Record | None) -> bool:
         """Check what could not be checked on arrival; the sender of a refused step has been answered."""
         gate: PermissionGate = self.gate
-        checks: list[RecordAction] = []
-        if step.is_write and step.upsert:
+        checks: list[int] = []
+        if step.kind == STEP_DELETE:
+            checks = [RecordAction.DELETE]
+        elif step.is_write and step.upsert:
             patch = step.normal == RecordAction.PATCH
             checks = [RecordAction.CREATE, RecordAction.PATCH if patch else RecordAction.UPDATE]
+        elif step.is_write:
+            # A patch without data erases, and needs the right to.
+            checks = [RecordAction.ERASE if step.data is None else step.action]
         elif step.kind == STEP_SUBSCRIBE_CREATE_READ:
             # Both before anything is created: a record that its creator may not read would be left over.
             checks = [RecordAction.READ] if record is not None else [RecordAction.CREATE, RecordAction.READ]
@@ -279,12 +309,9 @@ class RecordHandler(RecordCore):
                 if decision is not Decision.ALLOWED:
                     step.connection.send(refusal(step.message(action), decision, step.action))
                     return False
-            if (
-                step.is_write
-                and record is not None
-                and step.has_version
-                and -1 != step.version <= record.version
-            ):
+            if record is None:
+                step.may_read = True  # nothing to hide
+            elif step.is_write and (not step.has_version or -1 != step.version <= record.version):
                 # The answer to a conflict contains the record.
                 read = await gate.decide(step.connection, step.message(RecordAction.READ))
                 step.may_read = read is Decision.ALLOWED
@@ -295,40 +322,56 @@ class RecordHandler(RecordCore):
     # --- delete and notify (sections 9 and 10) ---
 
     async def _delete(self, step: Step, record: Record | None) -> None:
-        limit = self._options.storage_retrieval_timeout
-        try:
-            if self._plugin is not None:
-                async with asyncio.timeout(self._options.cache_retrieval_timeout / 1000):
-                    await self._plugin.delete(step.name)
-            if self.writer is not None and self.stored(step.key):
-                done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-                def answered(error: Exception | None) -> None:
-                    if not done.done():
-                        if error is None:
-                            done.set_result(None)
-                        else:
-                            done.set_exception(error)
-
-                self.writer.delete(step.name, answered)
-                async with asyncio.timeout(limit / 1000):
-                    await done
-        except Exception as error:
-            text = "storage timeout" if isinstance(error, TimeoutError) else str(error)
-            self._logger.error("RECORD_DELETE_ERROR", text)
-            if self._memory is not None:
+        options = self._options
+        parts: list[Awaitable[None]] = []
+        if self._plugin is not None:
+            removing = self._plugin.delete(step.name)
+            parts.append(_within(options.cache_retrieval_timeout, "cache timeout", removing))
+        if self.writer is not None and self.stored(step.key):
+            removing = self._delete_stored(step.name)
+            parts.append(_within(options.storage_retrieval_timeout, "storage timeout", removing))
+        outcomes = await asyncio.gather(*parts, return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if not errors:
+            self.perform_now(step, record)
+            return
+        self._logger.error("RECORD_DELETE_ERROR", ", ".join(map(str, errors)))
+        if self._memory is not None:
+            if any(isinstance(error, LateError) for error in errors):
                 # The storage will delete it as soon as it can; serving it on would bring it back.
                 self.forget_cached(step.key)
-            self.refuse(step, RecordAction.RECORD_DELETE_ERROR)
-            return
-        self.perform_now(step, record)
+            elif record is not None:
+                self._keep(record)
+        self.refuse(step, RecordAction.RECORD_DELETE_ERROR)
+
+    async def _delete_stored(self, name: str) -> None:
+        assert self.writer is not None
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self.writer.delete(name, answered)
+        await done
+
+    def _keep(self, record: Record) -> None:
+        """The storage refused to delete a record: what it had not saved before is still to be saved."""
+        try:
+            self.store_again(record)
+        except Exception as error:
+            self._logger.error("RECORD_UPDATE_ERROR", str(error))
 
     async def _reload(self, step: Step) -> None:
         """Forget what is cached, and tell the subscribers what the storage holds.
 
-        What the storage does not keep cannot have changed there: it stays.
+        What is still to be written stays: it will replace what the storage holds.
         """
-        if self.stored(step.key) and self._memory is not None:
+        if self._memory is not None and (self.writer is None or not self.writer.is_unsaved(step.name)):
             self.forget_cached(step.key)
         if not self.registry.has(step.name):
             if step.collector is not None:
@@ -354,7 +397,8 @@ class RecordHandler(RecordCore):
 
         async def forget_first() -> None:
             try:
-                await plugin.delete_bulk(names)
+                limit = self._options.cache_retrieval_timeout
+                await _within(limit, "cache timeout", plugin.delete_bulk(names))
             except Exception as error:
                 self._logger.error("RECORD_NOTIFY_ERROR", str(error))
                 text = "Error deleting messages in bulk when attempting to notify of remote changes"
@@ -369,7 +413,10 @@ class RecordHandler(RecordCore):
                 )
             else:
                 reload()
+            finally:
+                connection.release()
 
+        connection.hold()
         self._spawn(forget_first())
 
     def head_bulk(self, connection: Connection, names: list[str], correlation_id: bytes | None) -> None:
@@ -414,39 +461,71 @@ class RecordHandler(RecordCore):
 
     def plugin_subscribe_and_head(self, connection: Connection, names: list[str], message: Message) -> None:
         """SUBSCRIBEANDHEAD with a cache plugin: its head_bulk is the quick answer (section 4.3)."""
+        connection.hold()
         self._spawn(self._subscribe_and_head(connection, names, message))
 
     async def _subscribe_and_head(self, connection: Connection, names: list[str], message: Message) -> None:
         assert self._plugin is not None
-        connection.hold()
+        # Names that are worked on meanwhile: their heads may be out of date when they come.
+        busy = set(self.queues)
+        self._watches.append(busy)
         try:
-            try:
-                async with asyncio.timeout(self._options.cache_retrieval_timeout / 1000):
-                    found, missing = await self._plugin.head_bulk(names)
-            except Exception as error:
-                self._logger.error("RECORD_LOAD_ERROR", f"error while loading heads from cache:{error!r}")
-                for name in names:
-                    connection.send(
-                        Message(
-                            Topic.RECORD,
-                            RecordAction.RECORD_LOAD_ERROR,
-                            original_action=message.action,
-                            name=name,
-                            is_error=True,
-                        )
+            limit = self._options.cache_retrieval_timeout
+            heads, _ = await _within(limit, "cache timeout", self._plugin.head_bulk(names))
+            known = [name for name in names if heads.get(name, -1) >= 0 and name.encode() not in busy]
+            found = {name: heads[name] for name in known}
+        except Exception as error:
+            self._logger.error("RECORD_LOAD_ERROR", f"error while loading heads from cache:{error}")
+            for name in names:
+                connection.send(
+                    Message(
+                        Topic.RECORD,
+                        RecordAction.RECORD_LOAD_ERROR,
+                        original_action=message.action,
+                        name=name,
+                        is_error=True,
                     )
-                return
+                )
+        else:
             connection.send(Message(Topic.RECORD, RecordAction.HEAD_RESPONSE_BULK, versions=found))
             for name in names:
-                if not connection.is_closed:
+                key = name.encode()
+                if key in busy:
+                    self.submit_step(self.make_step(STEP_SUBSCRIBE, connection, message.action, key))
+                elif not connection.is_closed:
                     self.subscribe_name(connection, name, message.action)
             connection.send_ack(Message(Topic.RECORD, message.action, correlation_id=message.correlation_id))
-            for name in missing:
-                self.submit_step(self.make_step(STEP_HEAD, connection, message.action, name.encode()))
+            for name in names:
+                if name not in found:
+                    self.submit_step(self.make_step(STEP_HEAD, connection, message.action, name.encode()))
         finally:
+            self._watches = [watch for watch in self._watches if watch is not busy]
             connection.release()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class LateError(Exception):
+    """A plugin did not answer in time."""
+
+
+async def _within(milliseconds: float, late: str, work: Awaitable[T]) -> T:
+    """The result of a call of a plugin. Raises :class:`LateError` with ``late`` if it takes too long."""
+    limit = asyncio.timeout(milliseconds / 1000)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise LateError(late) from None
+        raise
+
+
+def _failure_of(step: Step, action: RecordAction) -> RecordAction:
+    """What a step that failed is answered; ``action`` if it only wanted to read."""
+    if step.is_write:
+        return RecordAction.RECORD_UPDATE_ERROR
+    return RecordAction.RECORD_DELETE_ERROR if step.kind == STEP_DELETE else action

@@ -60,6 +60,7 @@ cdef class Connection(ConnectionBase):
     cdef object http            # HttpReader while in ST_HTTP
     cdef Buf rest               # received bytes of an unfinished frame
     cdef size_t need            # bytes that frame will have
+    cdef size_t skip            # while closing: bytes to pass over before the next frame; all ones: for ever
     cdef Buf fragments
     cdef object waiting         # deque of messages behind a hold
     cdef size_t waiting_size
@@ -75,6 +76,8 @@ cdef class Connection(ConnectionBase):
     cdef object _uuid
     cdef int receive(self, char *p, size_t n) except -1
     cdef size_t consume(self, char *p, size_t n) except? 999999999
+    cdef size_t fail_framing(self, size_t n) except? 999999999
+    cdef size_t discard(self, const char *p, size_t n) except? 999999999
     cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1
     cdef int on_payload(self, const char *p, size_t n) except -1
     cdef int on_message(self, Msg *m, const char *raw, size_t n) except -1

@@ -96,6 +96,10 @@ class HttpReader:
     def feed(self, data):
         self._parser.feed_data(data)
 
+    def close(self):
+        """Break the circle of reader and parser, so that no garbage collection is needed for it."""
+        self._parser = None
+
     def on_url(self, url):
         self.now.target += url
 
@@ -302,7 +306,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         buf_free(&self.backlog)
         self.conflated = None
         self.waiting = None
-        self.http = None
+        if self.http is not None:
+            self.http.close()
+            self.http = None
 
     # --- receiving -------------------------------------------------------------------------------------------
 
@@ -314,8 +320,6 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.rest.n = 0
             return self.feed_http(p, n)
         used = self.consume(p, n)
-        if self.state >= ST_CLOSING:
-            used = n
         if used == n:
             if from_rest:
                 buf_free(&self.rest)
@@ -337,8 +341,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         cdef uint32_t key
         self.need = 0
         while n - pos >= 2:
-            if self.state >= ST_CLOSING:
-                return n
+            if unlikely(self.state >= ST_CLOSING):
+                return pos + self.discard(p + pos, n - pos)
             u = <const uint8_t*>p + pos
             b0 = u[0]
             b1 = u[1]
@@ -351,8 +355,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 size = <size_t>u[2] << 8 | u[3]
                 head = 8
                 if size < 126:
-                    self.close(1002)
-                    return n
+                    return self.fail_framing(n)
             elif size == 127:
                 if n - pos < 10:
                     break
@@ -361,16 +364,14 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                     size = size << 8 | u[2 + i]
                 head = 14
                 if size < 65536 or size >> 63:
-                    self.close(1002)
-                    return n
+                    return self.fail_framing(n)
             if unlikely(b0 & 0x70 or not b1 & 0x80 or opcode > 10 or 2 < opcode < 8
                         or (opcode >= 8 and (size > 125 or not b0 & 0x80))):
-                self.close(1002)
-                return n
+                return self.fail_framing(n)
             if opcode < 8 and size + self.fragments.n > self.endpoint.max_message_size:
                 self.endpoint.owner.log_too_large(self)
                 self.close(1009)
-                return n
+                return pos + self.discard(p + pos, n - pos)
             if n - pos < head + size:
                 self.need = head + size
                 break
@@ -380,6 +381,42 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.on_frame(opcode, (b0 & 0x80) != 0, p + pos + head, size)
             pos += head + size
         return pos
+
+    cdef size_t fail_framing(self, size_t n) except? 999999999:
+        """Bytes that are no frame: where the next one would begin is not known any more."""
+        self.skip = <size_t>-1
+        self.close(1002)
+        return n
+
+    cdef size_t discard(self, const char *p, size_t n) except? 999999999:
+        """While closing, only the peer's own close frame matters; returns how many bytes were passed over."""
+        cdef size_t pos = 0, size
+        cdef int i, head
+        cdef const uint8_t *u
+        while True:
+            if self.skip >= n - pos:
+                if self.skip != <size_t>-1:
+                    self.skip -= n - pos
+                return n
+            pos += self.skip
+            self.skip = 0
+            u = <const uint8_t*>p + pos
+            if n - pos < 2:
+                return pos
+            size = u[1] & 127
+            head = 2
+            if size >= 126:
+                head = 4 if size == 126 else 10
+                if n - pos < <size_t>head:
+                    return pos
+                size = 0
+                for i in range(2, head):
+                    size = size << 8 | u[i]
+            if u[0] & 15 == 8 and self.transport is not None:
+                self.transport.close()
+                self.skip = <size_t>-1
+                return n
+            self.skip = head + (4 if u[1] & 128 else 0) + size
 
     cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1:
         cdef int code
@@ -815,6 +852,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             return self.http_error(403, "Origin is forbidden.")
         # One bytes object instead of a dict of strings: it may be kept for as long as the connection lives.
         self.head = "\n".join(f"{key}:{value}" for key, value in headers.items()).encode()
+        self.http.close()
         self.http = None
         self.state = ST_CHALLENGE
         self.send_raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -1,6 +1,6 @@
 /** What the server's configuration changes: hot path and excluded records, switched off features. */
 import assert from 'node:assert/strict'
-import { PARSER_ACTION, PRESENCE_ACTION, RECORD_ACTION as RA, TOPIC } from '../lib/client.mjs'
+import { EVENT_ACTION, PARSER_ACTION, PRESENCE_ACTION, RECORD_ACTION as RA, TOPIC } from '../lib/client.mjs'
 import { Suite } from '../lib/harness.mjs'
 import { rejection } from '../lib/wait.mjs'
 
@@ -57,4 +57,61 @@ suite.case('switched off feature is an unknown topic', async (t) => {
   const raw = await t.rawLogin()
   raw.send({ topic: TOPIC.PRESENCE, action: PRESENCE_ACTION.QUERY_ALL })
   await raw.message(TOPIC.PARSER, PARSER_ACTION.UNKNOWN_TOPIC)
+})
+
+suite.case('slow reader of a record gets the newest state instead of all changes', async (t) => {
+  const server = await t.server({ config: { websocket: { maxOutgoingBytes: 200000, slowConsumerPolicy: 'conflate' } } })
+  const [writer, slow, witness] = await Promise.all([1, 2, 3].map(() => t.login({}, {}, server.url)))
+  const name = t.name('conflate')
+  const [written, read] = await Promise.all([writer, slow].map((client) => t.ready(client.record.getRecord(name))))
+  const gone = t.calls('presence')
+  witness.presence.subscribe(slow.user, gone.fn)
+  await witness.wire.acked(TOPIC.PRESENCE, PRESENCE_ACTION.SUBSCRIBE, slow.user)
+  slow.wire.socket._socket.pause()
+  const filler = 'x'.repeat(60000)
+  for (let n = 1; n <= 300; n++) {
+    await written.setWithAck({ n, filler })
+  }
+  await witness.wire.ping()
+  assert.equal(gone.list.length, 0, 'not closed')
+  slow.wire.socket._socket.resume()
+  await t.until(() => read.version === 300, 'the newest version')
+  assert.equal(read.get('n'), 300)
+  assert(slow.wire.messages(RECORD, RA.UPDATE).length < 300, 'changes were left out')
+  await writer.record.setDataWithAck(name, 'n', 301)
+  await t.until(() => read.get('n') === 301, 'changes go on')
+}, { oracle: 'keeps everything for a client that does not read', limit: 30000 })
+
+suite.case('collected output stays in order', async (t) => {
+  const server = await t.server({ config: { websocket: { outgoingBufferTimeout: 20, maxBufferByteSize: 1000 } } })
+  const [sender, receiver] = await Promise.all([1, 2].map(() => t.login({}, {}, server.url)))
+  const name = t.name('buffer')
+  const calls = t.calls('events')
+  receiver.event.subscribe(name, calls.fn)
+  await receiver.wire.acked(TOPIC.EVENT, EVENT_ACTION.SUBSCRIBE, name)
+  for (let n = 0; n < 300; n++) sender.event.emit(name, n)
+  await calls.nth(300)
+  assert.deepEqual(calls.firsts, Array.from({ length: 300 }, (_, n) => n))
+  const record = await t.ready(receiver.record.getRecord(t.name('buffer')))
+  for (let n = 1; n <= 50; n++) sender.record.setData(record.name, 'n', n)
+  await t.until(() => record.version === 50, 'version 50')
+  assert.deepEqual(record.get(), { n: 50 })
+})
+
+suite.case('one login attempt', async (t) => {
+  const server = await t.server({ config: { websocket: { maxAuthAttempts: 1 } } })
+  const client = t.client({}, server.url)
+  await rejection(client.login({ password: 'wrong' }))
+  await client.wire.error('TOO_MANY_AUTH_ATTEMPTS')
+  await t.until(() => client.wire.socket.readyState === 3, 'socket closed by the server')
+})
+
+suite.case('small messages only', async (t) => {
+  const server = await t.server({ config: { websocket: { maxMessageSize: 1000 } } })
+  const client = await t.login({}, {}, server.url)
+  const name = t.name('small')
+  await client.record.setDataWithAck(name, { text: 'x'.repeat(800) })
+  client.record.setData(name, { text: 'x'.repeat(2000) })
+  await t.until(() => client.wire.sockets.length === 2 && client.getConnectionState() === 'OPEN', 'closed and connected again')
+  assert.deepEqual(await client.record.snapshot(name), { text: 'x'.repeat(800) })
 })

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import apsw
@@ -171,6 +172,62 @@ async def test_damage_found_after_an_unclean_end_stops_the_start(path):
     overwrite_pages(path, first=10, count=5)
     with pytest.raises(StorageError, match="dsfast sqlite recover"):
         await Opened(path).storage.when_ready()
+
+
+class SlowCheck:
+    """Holds the check of a file until :meth:`go`."""
+
+    def __init__(self, monkeypatch):
+        self._allowed = threading.Event()
+        self.go = self._allowed.set
+        real = sqlite_module._Check._run
+
+        def run(check):
+            self._allowed.wait()
+            real(check)
+
+        monkeypatch.setattr(sqlite_module._Check, "_run", run)
+        monkeypatch.setattr(sqlite_module, "CHECK_PATIENCE", 0.0)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_long_check_does_not_hold_up_the_start_and_its_result_counts_all_the_same(
+    path, monkeypatch, damaged
+):
+    check = SlowCheck(monkeypatch)
+    await fill(path, 5000)
+    sql(path, "DELETE FROM ds_meta WHERE key='last_clean_shutdown_ms'")
+    if damaged:
+        overwrite_pages(path, first=10, count=5)
+    logger = NoisyLogger()
+    async with Opened(path, logger) as storage:
+        assert "being checked" in logger.texts(LogLevel.INFO)[0]
+        await storage.get("nobody")
+        check.go()
+        await asyncio.wait([storage._check.result])
+        if damaged:
+            await logger.failed.wait()
+            assert not storage.healthy
+            assert len(logger.texts(LogLevel.FATAL)) == 1
+    clean = sql(path, "SELECT value FROM ds_meta WHERE key='last_clean_shutdown_ms'") != []
+    assert clean != damaged
+
+
+async def test_check_that_is_cut_short_by_the_end_is_made_at_the_next_start(path, monkeypatch):
+    await fill(path, 5000)
+    sql(path, "DELETE FROM ds_meta WHERE key='last_clean_shutdown_ms'")
+    with monkeypatch.context() as patch:
+        check = SlowCheck(patch)
+        patch.setattr(sqlite_module, "CHECK_STEPS", 10)
+        opened = Opened(path)
+        storage = await opened.__aenter__()
+        closing = asyncio.create_task(storage.close())
+        await asyncio.sleep(0)
+        check.go()
+        await closing
+    logger = MemoryLogger()
+    async with Opened(path, logger):
+        assert "checked, it is intact" in logger.texts(LogLevel.INFO)[0]
 
 
 async def test_incarnation_counts_the_starts(path):

@@ -206,17 +206,24 @@ async def test_set_after_forced_set_in_one_batch_is_not_stopped_by_the_version_b
     assert setup.storage.rows["hot"] == (1, b'{"v":1}')
 
 
-async def test_lower_version_does_not_replace_a_queued_higher_one():
+async def test_later_write_replaces_an_earlier_one_and_the_storage_decides_by_version():
     setup = Setup()
-    setup.storage.gate.open = False
-    setup.put("other")
-    await turns()
+    setup.storage.rows["a"] = (4, b"{}")
     high, low = setup.put("a", 5), setup.put("a", 3)
-    setup.storage.gate.open = True
-    setup.storage.gate.release()
     await turns()
-    assert setup.storage.rows["a"][0] == 5
+    assert setup.storage.rows["a"] == (4, b"{}")
     assert (high.error, low.error) == (None, None), "a refused write is a success: someone newer won"
+
+
+async def test_snapshot_that_raises_stops_nobody():
+    setup = Setup()
+    record = LiveRecord(1, {})
+    record.saved = lambda version: 1 / 0
+    setup.layer.put("a", record)
+    other = setup.put("b")
+    await setup.layer.flush()
+    assert other.error is None
+    assert "ZeroDivisionError" in setup.logger.texts(LogLevel.ERROR)[0]
 
 
 async def test_record_that_cannot_be_written_as_json_fails_alone():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -58,6 +59,10 @@ TRUNCATE_BYTES = 128 << 20
 CHECKPOINT_INTERVAL = 30.0
 AUTOMATIC_CHECK_BYTES = 1 << 30
 MAX_SYNC_FAILURES = 3
+CHECK_PATIENCE = 1.0
+"""Seconds that a start waits for the check; the time limit of a start is 2 s by default."""
+CHECK_STEPS = 100_000
+"""Steps of SQLite's machine after which the check looks whether it should end: some milliseconds."""
 
 AFFECTED_BY_WAL_RESET = ((3, 7, 0), (3, 51, 2))
 FIXED_WITHIN = ((3, 44, 6), (3, 50, 7))
@@ -106,6 +111,8 @@ class SqliteStorage(BatchStorage):
         self._lock = LockFile(self.path)
         self._writer: _Writer | None = None
         self._readers: _Readers | None = None
+        self._check: _Check | None = None
+        self._suspect = False  # its last user did not close the file, and it has not been checked since
         self.failure: str | None = None
         """Why nothing is written any more; None while all is well."""
 
@@ -137,11 +144,55 @@ class SqliteStorage(BatchStorage):
         except StorageError:
             self._writer = None
             raise
-        self._readers = _Readers(self)
-        await self._readers.start()
+        try:
+            self._readers = _Readers(self)
+            await self._readers.start()
+            if self._suspect:
+                await self._check_after_crash()
+        except StorageError:
+            await self.close()
+            raise
+
+    async def _check_after_crash(self) -> None:
+        """Look for damage (10.5). A check that takes long goes on while the server works already."""
+        size = self.path.stat().st_size
+        if not self.settings.check_on_crash or size >= AUTOMATIC_CHECK_BYTES:
+            message = f"{self.path} was not closed cleanly; it is used without a check ({size >> 20} MiB)"
+            self._log(LogLevel.WARN, message)
+            self._suspect = False
+            return
+        self._check = _Check(self)
+        self._check.start()
+        await asyncio.wait([self._check.result], timeout=CHECK_PATIENCE)
+        if not self._check.result.done():
+            self._log(LogLevel.INFO, f"{self.path} was not closed cleanly; it is being checked")
+            self._check.result.add_done_callback(self._late_check_result)
+            return
+        problem = self._check.result.result()
+        if problem is not None:
+            raise StorageError(self._damage_message(problem))
+        self._suspect = False
+        self._log(LogLevel.INFO, f"{self.path} was not closed cleanly; checked, it is intact")
+
+    def _late_check_result(self, result: asyncio.Future[str | None]) -> None:
+        if result.cancelled():
+            return
+        error = result.exception()
+        if error is not None:
+            self._log(LogLevel.ERROR, f"{self.path} could not be checked: {error}")
+            return
+        problem = result.result()
+        if problem is None:
+            self._suspect = False
+            self._log(LogLevel.INFO, f"{self.path} is checked, it is intact")
+        else:
+            self._fail(self._damage_message(problem))
 
     async def close(self) -> None:
         """Finish what was given to write, mark the file as cleanly closed and give it free."""
+        check, self._check = self._check, None
+        if check is not None:
+            await check.stop()
         readers, self._readers = self._readers, None
         if readers is not None:
             await readers.stop()
@@ -286,27 +337,12 @@ class _Writer(_Thread):
         self._connect()
         file = self._file
         assert file is not None
-        if file.get_meta("last_clean_shutdown_ms") is None:
-            self._check_after_crash(file)
+        storage._suspect = file.get_meta("last_clean_shutdown_ms") is None
         with transaction(file):
             file.set_meta("last_clean_shutdown_ms", None)
             file.set_meta("incarnation", str(int(file.get_meta("incarnation") or 0) + 1))
             file.set_meta("server_version", _server_version())
         self._next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
-
-    def _check_after_crash(self, file: RecordFile) -> None:
-        size = self.storage.path.stat().st_size
-        if not self.storage.settings.check_on_crash or size >= AUTOMATIC_CHECK_BYTES:
-            message = (
-                f"{self.storage.path} was not closed cleanly; it is used without a check ({size >> 20} MiB)"
-            )
-            self.post(self.storage._log, LogLevel.WARN, message)
-            return
-        problem = file.damage()
-        if problem is not None:
-            raise StorageError(self.storage._damage_message(problem))
-        message = f"{self.storage.path} was not closed cleanly; checked, it is intact"
-        self.post(self.storage._log, LogLevel.INFO, message)
 
     def _connect(self) -> None:
         storage = self.storage
@@ -477,8 +513,9 @@ class _Writer(_Thread):
         try:
             if file is not None and self._broken is None:
                 file.connection.execute("PRAGMA synchronous=FULL").fetchall()
-                with transaction(file):
-                    file.set_meta("last_clean_shutdown_ms", str(now_ms()))
+                if not self.storage._suspect and self.storage.failure is None:
+                    with transaction(file):
+                        file.set_meta("last_clean_shutdown_ms", str(now_ms()))
                 file.checkpoint(truncate=True)
         except apsw.Error as error:
             self.post(self.storage._log, LogLevel.ERROR, f"the file could not be closed cleanly: {error}")
@@ -584,3 +621,36 @@ class _Readers(_Thread):
             failure = TransientStorageError(f"SQLite: {error}")
             return [(future, failure) for _, future in wanted]
         return [(future, found[name]) for name, future in wanted]
+
+
+class _Check(_Thread):
+    """The check of the file after an unclean end, with a connection of its own."""
+
+    def __init__(self, storage: SqliteStorage) -> None:
+        super().__init__(storage)
+        self.result: asyncio.Future[str | None] = self.loop.create_future()
+        """The first problem, or None."""
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="dsfast-sqlite-check", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._stopped = True
+        self.result.cancel()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        outcome: str | StorageError | None
+        try:
+            connection = connect_reader(self.storage.path)
+            connection.set_progress_handler(lambda: self._stopped, CHECK_STEPS)
+            with contextlib.closing(connection):
+                row = connection.execute("PRAGMA quick_check(1)").fetchone()
+            outcome = None if row is None or row[0] == "ok" else str(row[0])
+        except apsw.InterruptError:
+            return
+        except Exception as error:
+            outcome = str(error) if is_file_damage(error) else write_error(error)
+        self.post(_resolve, self.result, outcome)

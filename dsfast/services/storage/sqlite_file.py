@@ -537,16 +537,6 @@ class RecordFile:
             return False
         return bool(in_log == copied)
 
-    def damage(self) -> str | None:
-        """Run SQLite's quick check; the first problem, or None if all is well. Raises nothing for damage."""
-        try:
-            row = self.connection.execute("PRAGMA quick_check(1)").fetchone()
-        except apsw.Error as error:
-            if not is_file_damage(error):
-                raise
-            return str(error)
-        return None if row is None or row[0] == "ok" else str(row[0])
-
 
 def read_records(
     connection: apsw.Connection, names: Sequence[str]

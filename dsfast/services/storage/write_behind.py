@@ -144,11 +144,6 @@ class _Entry(WriteOp):
             return self.snapshot.version, self.snapshot.text()
         return self.version, self.text
 
-    def current_version(self) -> int:
-        if self.snapshot is None:
-            return -1
-        return self.snapshot.version if self.text is None else self.version
-
 
 class _Load:
     """One request to the storage that several readers share."""
@@ -269,10 +264,10 @@ class WriteBehind:
     ) -> None:
         """Queue the newest state of a record.
 
-        A later operation on the name replaces this one and takes over its waiters. A normal put with a lower
-        version than the queued one changes nothing (as in the storage itself, the newer version wins);
-        ``forced`` always applies. ``waiter(error)`` is called exactly once: with None when this state or a
-        newer one is durable, else with the error. It is never called before this method returns.
+        A later operation on the name replaces this one and takes over its waiters. The storage then keeps
+        whichever version is higher, unless this one is ``forced``. ``waiter(error)`` is called exactly once:
+        with None when this state or a newer one is durable, else with the error. It is never called before
+        this method returns.
 
         Raises :class:`StorageFull` when the bound is reached and :class:`StorageClosed` after :meth:`close`;
         nothing was queued then and the waiter will not be called.
@@ -335,15 +330,6 @@ class WriteBehind:
         """Put a later operation in the place of a queued one; its waiters stay with the entry."""
         self._check_open()
         older = entry.snapshot
-        if (
-            snapshot is not None
-            and older is not None
-            and not forced
-            and snapshot.version < entry.current_version()
-        ):
-            snapshot.taken()  # refused by the version guard: the newer state is the one that is queued
-            self.counters.superseded += 1
-            return
         size = 0 if snapshot is None else getattr(snapshot, "size", self._typical_size)
         if size > entry.size and self._bytes + size - entry.size > self._max_bytes:
             self.counters.refused += 1
@@ -584,7 +570,7 @@ class WriteBehind:
                 succeeded += 1
                 self._bytes -= entry.size
                 if entry.snapshot is not None:
-                    entry.snapshot.saved(entry.version)
+                    self._tell_saved(entry.snapshot, entry.version)
                 if entry.waiters:
                     answered += [(waiter, None) for _, waiter in entry.waiters]
             elif self._is_worth_a_retry(error, (entry,)):
@@ -610,6 +596,12 @@ class WriteBehind:
         else:
             self._wait_for_oldest()
 
+    def _tell_saved(self, snapshot: Snapshot, version: int) -> None:
+        try:
+            snapshot.saved(version)
+        except Exception as failure:  # as with waiters: a caller's mistake must not stop the queue
+            self._logger.error("STORAGE_WRITE_ERROR", f"noting a saved write failed: {failure!r}")
+
     def _park(self, older: _Entry) -> None:
         """Keep a failed operation for a retry, unless a later one of the same name is queued."""
         newer = self._pending.get(older.name)
@@ -620,18 +612,8 @@ class WriteBehind:
         newer.tries = older.tries
         newer.waiters = ((older.waiters or []) + (newer.waiters or [])) or None
         self._urgent = self._urgent or newer.waiters is not None
-        if newer.snapshot is not None:
-            if older.snapshot is None or older.forced:
-                newer.forced = True
-            elif not newer.forced and newer.current_version() < older.version:
-                # The version guard would have refused the later one.
-                newer.snapshot.taken()
-                self._bytes -= newer.size
-                self._queued_bytes += older.size - newer.size
-                newer.snapshot, newer.version, newer.text, newer.size = (
-                    older.snapshot, older.version, older.text, older.size,
-                )  # fmt: skip
-                return
+        if newer.snapshot is not None and (older.snapshot is None or older.forced):
+            newer.forced = True
         self._bytes -= older.size
 
     def _note_failure(self, error: Exception, nothing_succeeded: bool) -> None:

@@ -194,6 +194,11 @@ cdef class RecordCache:
                 self.evictions += 1
         return 0
 
+    def shrink(self):
+        """Evict what had to stay when there was no room, as far as the storage holds it now."""
+        self.over_limit = False
+        self.evict(None)
+
     def expire(self):
         """Forget what was not used for ``ttl`` ms, as far as the storage holds it; returns how many."""
         cdef Record record = self.head.newer, newer

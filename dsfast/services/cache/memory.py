@@ -26,7 +26,9 @@ class MemoryCache(Cache):
         """Make the core cache with the bounds of the options (bytes, entries, seconds)."""
         options = self.options
         self._ttl = options.get("ttl") or 0
-        self.core = RecordCache(options.get("maxBytes") or 0, options.get("maxEntries") or 0, self._ttl * 1000)
+        self.core = RecordCache(
+            options.get("maxBytes") or 0, options.get("maxEntries") or 0, self._ttl * 1000
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._limit_logged = False
 
@@ -45,9 +47,11 @@ class MemoryCache(Cache):
         self._timer = asyncio.get_running_loop().call_later(max(self._ttl / 4, 1.0), self._look_after)
         if self._ttl:
             self.core.expire()
-        if self.core.over_limit and not self._limit_logged:
-            self._limit_logged = True
-            self.logger.warn("INFO", "the cache is over its limit: what is not stored cannot be evicted")
+        if self.core.over_limit:
+            self.core.shrink()
+            if self.core.over_limit and not self._limit_logged:
+                self._limit_logged = True
+                self.logger.warn("INFO", "the cache is over its limit: what is not stored cannot be evicted")
 
     async def get(self, name: str) -> tuple[int, Any]:
         """See :meth:`dsfast.plugin.Cache.get`."""

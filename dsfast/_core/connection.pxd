@@ -81,6 +81,7 @@ cdef class Connection(ConnectionBase):
     cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1
     cdef int on_payload(self, const char *p, size_t n) except -1
     cdef int on_message(self, Msg *m, const char *raw, size_t n) except -1
+    cdef int unbuffered(self) except -1
     cdef int on_challenge(self, Msg *m) except -1
     cdef int on_auth(self, Msg *m) except -1
     cdef int on_open_message(self, Msg *m, const char *raw, size_t n) except -1

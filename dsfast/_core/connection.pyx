@@ -492,8 +492,16 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 self.endpoint.owner.log_exception("exception while handling a message", error)
                 return 0
         if self.state == ST_CHALLENGE:
-            return self.on_challenge(m)
-        return self.on_auth(m)
+            self.on_challenge(m)
+        else:
+            self.on_auth(m)
+        return self.unbuffered()
+
+    cdef int unbuffered(self) except -1:
+        """Answers of the handshake do not wait for outgoingBufferTimeout."""
+        if self.hub.buffer_timeout > 0:
+            return self.hub.flush()
+        return 0
 
     cdef int reply(self, int topic, int action) except -1:
         """Answer with a message that has no other field."""
@@ -574,6 +582,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             return      # closed meanwhile: nobody is logged in, so that no ghost stays in presence
         if accepted:
             self.login(user_id, server_data, client_data)
+            self.unbuffered()
             return
         self.state = ST_AUTH
         start(&m, T_AUTH, AU_UNSUCCESSFUL)
@@ -581,6 +590,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             text = dumps(client_data)
             set_text(&m, S_DATA, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         self.hub.send_msg(self, &m)
+        self.unbuffered()
         self.attempts += 1
         if self.attempts >= self.endpoint.max_auth_attempts:
             self.endpoint.owner.log_too_many_attempts(self)

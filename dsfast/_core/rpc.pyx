@@ -89,8 +89,10 @@ cdef class RpcHandler(Handler):
     cdef int request(self, Connection c, Msg *m) except -1:
         cdef bytes id = PyBytes_FromStringAndSize(m.s[S_CORRELATION_ID].p, m.s[S_CORRELATION_ID].n)
         cdef Call call
-        if (c, id) in self.calls:
-            # A second call of the same id could not be told from the first.
+        parties = self.parties.get(c)
+        if (c, id) in self.calls or (parties is not None and len(parties) >= self.options.max_open_calls):
+            # A second call of the same id could not be told from the first; and their number is bounded.
+            c.endpoint.owner.log_limited(c, "INVALID_MESSAGE_DATA", "call with the id of an open call, or too many calls")
             return answer_invalid(c, m)
         call = Call.__new__(Call)
         call.handler = self

@@ -152,6 +152,13 @@ class RpcConfig(Section):
         int,
         Meta(description="Time in which a provider has to answer a call.", extra={"advisory_minimum": 1}),
     ] = 10_000
+    max_open_calls: Annotated[
+        int,
+        Meta(
+            description="Calls without an answer that one connection may take part in; more are refused.",
+            ge=1,
+        ),
+    ] = 10_000
     provide_requestor_name: Annotated[
         bool, Meta(description="Tell the provider the user id of the caller.")
     ] = False
@@ -216,7 +223,7 @@ class ListenConfig(Section):
     match_cooldown: Annotated[
         int,
         Meta(
-            description="Time for which a provider that rejected a name is not asked for it again.",
+            description="Time for which searches of other nodes that failed for a name are not repeated here.",
             extra={"advisory_minimum": 50},
         ),
     ] = 10_000

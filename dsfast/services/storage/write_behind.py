@@ -309,11 +309,11 @@ class WriteBehind:
 
     def _add(self, name: str, snapshot: Snapshot | None, forced: bool, size: int) -> _Entry:
         self._check_open()
-        if self.pending >= self._max_pending or self._bytes + size > self._max_bytes:
+        unsaved = len(self._pending) + len(self._parked) + len(self._inflight)
+        if unsaved >= self._max_pending or self._bytes + size > self._max_bytes:
             self.counters.refused += 1
             raise StorageFull(
-                f"too many unsaved changes ({self.pending} records, {self._bytes} bytes); "
-                "the storage is too slow"
+                f"too many unsaved changes ({unsaved} records, {self._bytes} bytes); the storage is too slow"
             )
         entry = self._pending[name] = _Entry(name, snapshot, forced, size, self._clock())
         self._bytes += size
@@ -570,7 +570,12 @@ class WriteBehind:
                 succeeded += 1
                 self._bytes -= entry.size
                 if entry.snapshot is not None:
-                    self._tell_saved(entry.snapshot, entry.version)
+                    try:
+                        entry.snapshot.saved(entry.version)
+                    except Exception as failure:  # a caller's mistake must not stop the queue
+                        self._logger.error(
+                            "STORAGE_WRITE_ERROR", f"{entry.name}: saved() failed: {failure!r}"
+                        )
                 if entry.waiters:
                     answered += [(waiter, None) for _, waiter in entry.waiters]
             elif self._is_worth_a_retry(error, (entry,)):
@@ -595,12 +600,6 @@ class WriteBehind:
             self._kick()
         else:
             self._wait_for_oldest()
-
-    def _tell_saved(self, snapshot: Snapshot, version: int) -> None:
-        try:
-            snapshot.saved(version)
-        except Exception as failure:  # as with waiters: a caller's mistake must not stop the queue
-            self._logger.error("STORAGE_WRITE_ERROR", f"noting a saved write failed: {failure!r}")
 
     def _park(self, older: _Entry) -> None:
         """Keep a failed operation for a retry, unless a later one of the same name is queued."""

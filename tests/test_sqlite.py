@@ -569,6 +569,27 @@ async def test_three_failed_fsyncs_end_the_writing_but_not_the_reading(path, mon
         with pytest.raises(PermanentStorageError):
             await storage.set("b", 1, {})
         assert await storage.get("a") == (1, {"kept": True})
+        writer = storage._writer
+        writer._next_checkpoint = 0.0
+    assert writer._idle_time() > 0, "a writer that has stopped must not run in circles"
+
+
+async def test_file_that_cannot_be_opened_again_is_tried_later(path, monkeypatch):
+    failing = FailingCommits(monkeypatch, sync_failure)
+    async with Opened(path) as storage:
+        await storage.set("a", 1, {})
+        failing.left = 1
+        real = sqlite_module.connect_writer
+
+        def refuse(*_):
+            monkeypatch.setattr(sqlite_module, "connect_writer", real)
+            raise StorageError("cannot open")
+
+        monkeypatch.setattr(sqlite_module, "connect_writer", refuse)
+        with pytest.raises(TransientStorageError):
+            await storage.set("a", 2, {})
+        await storage.set("a", 3, {})
+        assert await storage.get("a") == (3, {})
 
 
 @pytest.mark.parametrize("kind", [apsw.FullError, apsw.BusyError, apsw.IOError, apsw.ReadOnlyError])

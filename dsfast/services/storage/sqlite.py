@@ -405,10 +405,12 @@ class _Writer(_Thread):
                     self._reopen()
                 return self._transaction(jobs)
             except Exception as error:
-                if is_file_damage(error):
-                    return self._give_up(jobs, self.storage._damage_message(str(error)))
-                if not is_sync_failure(error.__cause__ if isinstance(error, StorageError) else error):
-                    return [(job, write_error(error)) for job in jobs]
+                source = error.__cause__ if isinstance(error, StorageError) else error
+                if source is not None and is_file_damage(source):
+                    return self._give_up(jobs, self.storage._damage_message(str(source)))
+                if not is_sync_failure(source):
+                    failure = write_error(error)
+                    return [(job, failure) for job in jobs]
                 # The pages that could not be synchronised are lost to the system, and the next fsync would
                 # report success: only a new connection that writes everything again can be trusted.
                 failures += 1
@@ -441,10 +443,18 @@ class _Writer(_Thread):
         return [(job, PermanentStorageError(message)) for job in jobs]
 
     def _reopen(self) -> None:
-        self._connect()
-        # What is in the log may exist in the system's cache only: copy it into the database and start anew.
-        if self._file is not None and not self._file.checkpoint(truncate=True):
-            raise TransientStorageError("the write-ahead log cannot be emptied while it is being read")
+        try:
+            self._connect()
+            file = self._file
+            assert file is not None
+            # What is in the log may exist in the system's cache only: copy it to the database and start anew.
+            if not file.checkpoint(truncate=True):
+                raise TransientStorageError("the write-ahead log cannot be emptied while it is being read")
+        except Exception as error:
+            self._close_connection()
+            if type(error) is StorageError:  # the file cannot be opened at the moment
+                raise TransientStorageError(str(error)) from error.__cause__
+            raise
 
     def _close_connection(self) -> None:
         file, self._file = self._file, None
@@ -458,14 +468,17 @@ class _Writer(_Thread):
         """Synchronise and checkpoint when due. Failures show up, and are handled, at the next commit."""
         file = self._file
         if file is None or self._broken is not None:
+            self._unsynced_since = None
+            self._next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
             return
         now = time.monotonic()
         try:
             settings = self.storage.settings
             since = self._unsynced_since
             if since is not None and now - since >= settings.sync_interval / 1000:
-                self._unsynced_since = None
+                self._unsynced_since = time.monotonic()  # when to try again, should it fail
                 self._synchronise(file)
+                self._unsynced_since = None
             if self._wal_bytes >= TRUNCATE_BYTES and now >= self._no_truncate_before:
                 # Somebody has been reading one state for long; try seldom, each try waits for him.
                 self._no_truncate_before = now + CHECKPOINT_INTERVAL
@@ -476,7 +489,7 @@ class _Writer(_Thread):
                 if self._wal_bytes:
                     self._checkpoint(file, truncate=False)
                 self._next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
-        except apsw.Error as error:
+        except Exception as error:
             self._next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
             self._checkpoint_at = self._wal_bytes + CHECKPOINT_BYTES
             if is_file_damage(error):

@@ -147,7 +147,7 @@ class Runs:
     """Runs each suite once, with the cases that pytest has selected."""
 
     def __init__(self, selected: dict[str, list[str]], directory: Path) -> None:
-        self._selected = selected
+        self.selected = selected
         self._directory = directory
         self._runs: dict[str, Run] = {}
 
@@ -161,7 +161,7 @@ class Runs:
         log = self._directory / f"{suite.name}.log"
         server = ServerProcess(suite.config, log)
         try:
-            names = [argument for name in self._selected[suite.name] for argument in ("--case", name)]
+            names = [argument for name in self.selected[suite.name] for argument in ("--case", name)]
             runner = subprocess.run(
                 ["node", str(JS / "run.mjs"), server.url, suite.name, *names],
                 env=environment(),
@@ -217,7 +217,7 @@ def test_case(runs: Runs, suite: str, name: str) -> None:
 @pytest.mark.parametrize("suite", list(suites()))
 def test_server_of_the_suite_stops_cleanly(runs: Runs, suite: str) -> None:
     """After all cases the server has ended with code 0 and has logged no unexpected exception."""
-    if not runs._selected[suite]:
+    if not runs.selected[suite]:
         pytest.skip("no case of this suite was selected")
     run = runs.of(suite)
     assert run.exit_code == 0, run.server_log[-4000:]

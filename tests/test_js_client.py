@@ -91,7 +91,7 @@ class ServerProcess:
             self.process = subprocess.Popen(
                 [*program, "--port", "0", "--config", json.dumps(config)],
                 cwd=ROOT,
-                env=environment(),
+                env={**environment(), "TMPDIR": str(log.parent)},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { connect } from './client.mjs'
 import { RawClient } from './raw.mjs'
-import { startServer } from './server.mjs'
+import { startServer, temporaryDirectory } from './server.mjs'
 import { bounded, Calls, WAIT_LIMIT } from './wait.mjs'
 
 /** How long a case may take as a whole (milliseconds). */
@@ -93,7 +93,7 @@ export class Context {
 
   /** A server of the case's own; see startServer. */
   async server (options) {
-    const server = await startServer(options)
+    const server = await startServer({ ...options, temporary: temporaryDirectory(this) })
     this.onEnd(() => server.kill())
     return server
   }

@@ -55,15 +55,16 @@ async function healthy (port) {
 
 /**
  * Starts a server and waits until it answers its health check. With `dataDir`: `dsfast serve` with open logins and records
- * kept in that directory; else the test server with `config`. Returns {url, port, stop(), kill()}.
+ * kept in that directory; else the test server with `config`. `temporary` is a directory for its temporary files. Returns
+ * {url, port, stop(), kill()}.
  */
-export async function startServer ({ port, dataDir, config } = {}) {
+export async function startServer ({ port, dataDir, config, temporary }) {
   port ??= await freePort()
   const [program, args] = command({ port, dataDir, config })
   const child = spawn(program, args, {
     cwd: root,
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, PYTHONPATH: [root, process.env.PYTHONPATH].filter(Boolean).join(':') }
+    env: { ...process.env, TMPDIR: temporary, PYTHONPATH: [root, process.env.PYTHONPATH].filter(Boolean).join(':') }
   })
   let output = ''
   child.stdout.on('data', (data) => { output += data })

@@ -40,9 +40,10 @@ cdef inline char *buf_room(Buf *b, size_t n) except NULL nogil:
     """Make room for ``n`` more bytes and return where they go; the buffer may move."""
     cdef size_t cap
     cdef char *p
-    if unlikely(b.n + n > b.cap):
+    # One byte is always left over, so that room for nothing in an empty buffer is a place too and not NULL.
+    if unlikely(b.n + n >= b.cap):
         cap = b.cap if b.cap else 256
-        while cap < b.n + n:
+        while cap <= b.n + n:
             cap *= 2
         p = <char*>realloc(b.p, cap)
         if p == NULL:

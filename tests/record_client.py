@@ -1,4 +1,4 @@
-"""What the record tests share: a client that speaks of records only, and plugins that wait until they are told.
+"""What the record tests share: a client that speaks of records only, and plugins that wait for the test.
 
 Nothing here sleeps: a test waits for a message, or for a plugin to have been called.
 """
@@ -225,7 +225,7 @@ class GatedCache(Cache):
 
 
 class Rules(Permission):
-    """Permission by a function of the test: ``decide(socket, message)`` returns a bool, an awaitable or raises."""
+    """Permission by a function of the test, ``decide(socket, message)``."""
 
     description = "rules of a test"
 

@@ -1,4 +1,4 @@
-"""Records, message by message: every rule of spec/records.md that needs no waiting (see test_record_waiting.py)."""
+"""Records, message by message: every rule of spec/records.md that needs no waiting."""
 
 import asyncio
 import json
@@ -230,7 +230,7 @@ async def test_create_race_does_not_lose_the_write(running: Running) -> None:
     ],
 )
 @pytest.mark.parametrize("version", [-1, 1])
-async def test_upsert_of_a_missing_record_makes_version_1(
+async def test_upsert_of_a_missing_record_makes_version_1(  # noqa: PLR0917 - parameters of pytest
     a: RecordClient, b: RecordClient, action: Any, extra: dict[str, Any], after: Any, version: int
 ) -> None:
     await b.subscribe("r")
@@ -317,7 +317,8 @@ async def test_contradictory_or_incomplete_write(
 
 BAD_PATHS = [
     "", ".", " . ", "[0]", "a[", "a]", "a[]", "a[x]", "a[-1]", "a[1.5]", "a[0]b", "a[0x1]", "__proto__.x",
-    "constructor", "a.prototype", "a[100000]", "list.x", "list.length", "list.01", "list[20000]", "a" + "[0]" * 600,
+    "constructor", "a.prototype", "a[100000]", "list.x", "list.length", "list.01", "list[20000]",
+    "a" + "[0]" * 600,
 ]  # fmt: skip
 
 
@@ -366,7 +367,7 @@ async def test_depth_limit(a: RecordClient) -> None:
 )
 @pytest.mark.parametrize("version", [-1, 4, 3, 1, 0, -2, None, 5, 100, 0x7FFFFFFF])
 @pytest.mark.parametrize("acked", [True, False])
-async def test_version_table(
+async def test_version_table(  # noqa: PLR0917 - parameters of pytest
     running: Running, a: RecordClient, b: RecordClient, action: Any, version: int | None, acked: bool
 ) -> None:
     for number in range(1, 4):

@@ -266,7 +266,7 @@ cdef class Step:
             message.data = self.data
             message.path = self.path
             message.version = self.version if self.has_version else None
-            message.is_write_ack = True if self.write_ack else None
+        message.is_write_ack = True if self.write_ack else None
         message.correlation_id = self.correlation_id.decode() if self.correlation_id is not None else None
         return message
 

@@ -30,6 +30,7 @@ cdef class Endpoint:
     cdef public bytes url_path
     cdef public size_t max_message_size
     cdef public size_t max_body_size
+    cdef public uint64_t head_timeout       # ms
     cdef public uint64_t heartbeat_interval
     cdef public uint64_t unauthenticated_timeout
     cdef public uint32_t max_auth_attempts
@@ -90,7 +91,7 @@ cdef class Connection(ConnectionBase):
     cdef int reply(self, int topic, int action) except -1
     cdef int login(self, user_id, server_data, client_data) except -1
     cdef int http_error(self, int status, str text) except -1
-    cdef int http_reply(self, int status, dict headers, bytes body, bint keep) except -1
+    cdef int http_reply(self, int status, dict headers, bytes body, bint keep, bint head_only=*) except -1
     cdef int on_bad(self) except -1
     cdef int unknown_topic(self) except -1
     cdef int unknown_action(self, Msg *m) except -1

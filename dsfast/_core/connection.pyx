@@ -69,27 +69,28 @@ class HttpRequest:
     Header names are lower case; a repeated header has its values joined by ", ".
     """
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "target", "upgrade")
+    __slots__ = ("body", "head_too_large", "headers", "keep_alive", "method", "target", "upgrade")
 
     def __init__(self):
         self.method = ""
         self.target = b""
         self.headers = {}
         self.body = bytearray()
-        self.keep_alive = self.upgrade = False
+        self.keep_alive = self.upgrade = self.head_too_large = False
 
 
 class HttpReader:
     """Collects the requests of one connection from what httptools reports."""
 
-    __slots__ = ("_parser", "done", "fed", "in_head", "limit", "now", "too_large")
+    __slots__ = ("_parser", "done", "fed", "head_size", "in_head", "limit", "now", "too_large")
 
     def __init__(self, limit):
         self._parser = httptools.HttpRequestParser(self)
         self.limit = limit
         self.now = HttpRequest()
         self.done = []          # complete requests, in order
-        self.fed = 0            # bytes of the request head that is being read
+        self.fed = 0            # bytes of the request head that is being read, without its first packet's others
+        self.head_size = 0      # bytes of its target and whole headers
         self.in_head = True
         self.too_large = False
 
@@ -101,9 +102,13 @@ class HttpReader:
         self._parser = None
 
     def on_url(self, url):
+        self.head_size += len(url)
         self.now.target += url
 
     def on_header(self, name, value):
+        self.head_size += len(name) + len(value) + 4
+        if self.head_size > HEAD_LIMIT:
+            return
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").strip()
         old = self.now.headers.get(key)
@@ -114,6 +119,8 @@ class HttpReader:
         self.now.method = self._parser.get_method().decode("latin-1")
         self.now.upgrade = self._parser.should_upgrade()
         self.now.keep_alive = self._parser.should_keep_alive()
+        self.now.head_too_large = self.head_size > HEAD_LIMIT
+        self.head_size = 0
 
     def on_body(self, body):
         if len(self.now.body) + len(body) > self.limit:
@@ -178,6 +185,7 @@ cdef class Endpoint:
         self.url_path = b"/deepstream"
         self.max_message_size = 1 << 20
         self.max_body_size = 1 << 20
+        self.head_timeout = HEAD_TIMEOUT_MS
         self.heartbeat_interval = 30_000
         self.unauthenticated_timeout = 180_000
         self.max_auth_attempts = 3
@@ -248,7 +256,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.endpoint.connections.add(self)
         self.timer = ConnectionTimer()
         self.timer.connection = self
-        self.endpoint.wheel.schedule(self.timer, HEAD_TIMEOUT_MS)
+        self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
 
     def get_buffer(self, sizehint):
         cdef size_t room
@@ -816,6 +824,12 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             return self.http_error(431, "Request head too large.")
         requests, reader.done = reader.done, []
         for request in requests:
+            if request.head_too_large:
+                return self.http_error(431, "Request head too large.")
+            if request.upgrade and request.headers.get("upgrade", "").lower() != "websocket":
+                # Other protocols are not spoken here, so the offer is ignored (RFC 9110 section 7.8); but the parser
+                # goes no further.
+                request.upgrade = request.keep_alive = False
             if request.upgrade:
                 self.upgrade(request)
                 if self.state == ST_CHALLENGE and 0 <= offset < len(data):
@@ -823,23 +837,23 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                     return self.receive(p + offset, n - <size_t>offset)
                 return 0
             status, headers, body = self.endpoint.owner.on_http(request)
-            self.http_reply(status, headers, body, request.keep_alive)
+            self.http_reply(status, headers, body, request.keep_alive, request.method == "HEAD")
             if not request.keep_alive:
                 return self.close(0)
-            self.endpoint.wheel.schedule(self.timer, HEAD_TIMEOUT_MS)
+            self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
         return 0
 
     cdef int http_error(self, int status, str text) except -1:
         self.http_reply(status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode() + b"\r\n\r\n", False)
         return self.close(0)
 
-    cdef int http_reply(self, int status, dict headers, bytes body, bint keep) except -1:
+    cdef int http_reply(self, int status, dict headers, bytes body, bint keep, bint head_only=False) except -1:
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines.append(f"Content-Length: {len(body)}")
         if not keep:
             lines.append("Connection: close")
-        self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body)
+        self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (b"" if head_only else body))
         return 0
 
     cdef int upgrade(self, request) except -1:
@@ -849,8 +863,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         path = request.target.partition(b"?")[0]
         if path != self.endpoint.url_path:
             return self.http_error(404, "Endpoint not found.")
-        if headers.get("upgrade", "").lower() != "websocket" or request.method != "GET":
-            return self.http_error(400, "Only an upgrade to websocket is possible here.")
+        if request.method != "GET":
+            return self.http_error(400, "Only GET can be upgraded to a websocket.")
         if headers.get("sec-websocket-version") != "13":
             self.http_reply(426, {"Sec-WebSocket-Version": "13", "Content-Type": "text/plain; charset=utf-8"},
                             b"Only websocket version 13 is spoken here.\r\n\r\n", False)

@@ -118,8 +118,8 @@ async def _serve(config: dict[str, Any]) -> int:
     # What start-up made stays for good: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    # Connections are freed by their reference counts; looking for circles among 10 000 of them again and again is
-    # what a login storm would be slowed down by.
+    # Connections are freed by their reference counts; looking for circles among 10 000 of them again and again
+    # would slow down a login storm.
     gc.set_threshold(50_000, 20, 100)
     if not exit_code:
         await waiting

@@ -223,7 +223,7 @@ class ListenConfig(Section):
     match_cooldown: Annotated[
         int,
         Meta(
-            description="Time for which searches of other nodes that failed for a name are not repeated here.",
+            description="Time for which failed searches of other nodes for a name are not repeated.",
             extra={"advisory_minimum": 50},
         ),
     ] = 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["HttpResponse", "HttpRoutes", "Request"]
@@ -25,15 +26,18 @@ class Request(Protocol):
 class HttpRoutes:
     """Which path is answered how."""
 
-    def __init__(self, health_check_path: str) -> None:
+    def __init__(self, health_check_path: str, trouble: Callable[[], tuple[int, bytes] | None]) -> None:
+        """``trouble()`` tells the status and body of the health check while something is wrong."""
         self._health_check_path = health_check_path.encode()
+        self._trouble = trouble
 
     def answer(self, request: Request) -> HttpResponse:
         """The answer to one request; the query of the target does not matter."""
         if request.method not in ("GET", "POST"):
             return _text(405, "Unsupported method. Supported methods: GET, POST, OPTIONS")
         if request.method == "GET" and request.target.partition(b"?")[0] == self._health_check_path:
-            return 200, _headers("application/json; charset=utf-8"), b""
+            status, body = self._trouble() or (200, b"")
+            return status, _headers("application/json; charset=utf-8"), body
         return _text(404, "Endpoint not found.")
 
 

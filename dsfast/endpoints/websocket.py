@@ -42,7 +42,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
         self._logins: set[asyncio.Task[None]] = set()
-        self._routes = HttpRoutes(self.config.http_server.options.health_check_path)
+        self._routes = HttpRoutes(self.config.http_server.options.health_check_path, self._trouble)
         self._listeners = [
             plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
         ]
@@ -100,6 +100,17 @@ class WebSocketEndpoint(ConnectionEndpoint):
         finally:
             core.abort_connections()
             self._guard.close()
+
+    def _trouble(self) -> tuple[int, bytes] | None:
+        """What the health check has to say: nothing while all is well (storages.md section 10.5).
+
+        A storage whose writes are being retried makes it ``degraded``, with status 200, since clients are
+        served; one that has given up makes it ``unhealthy``, with status 503.
+        """
+        if not getattr(self.services.storage, "healthy", True):
+            return 503, b'{"status":"unhealthy"}'
+        writer = self.services.storage_writer
+        return (200, b'{"status":"degraded"}') if writer is not None and writer.degraded else None
 
     def on_empty(self) -> None:
         """The last connection is gone."""

@@ -10,7 +10,14 @@ from setuptools import Extension, setup
 Options.warning_errors = True
 
 CORE = Path("dsfast/_core")
-CFLAGS = ["-O2", "-DNDEBUG", "-fno-strict-aliasing", "-Wno-unreachable-code", "-g1", "-fno-omit-frame-pointer"]
+CFLAGS = [
+    "-O2",
+    "-DNDEBUG",
+    "-fno-strict-aliasing",
+    "-Wno-unreachable-code",
+    "-g1",
+    "-fno-omit-frame-pointer",
+]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,

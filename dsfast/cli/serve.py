@@ -118,7 +118,7 @@ async def _serve(config: dict[str, Any]) -> int:
     # What start-up made stays for good: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    # Connections are freed by their reference counts; looking for circles among 10 000 of them again and again
+    # Connections are freed by their reference counts; looking for circles among 10 000 of them over and over
     # would slow down a login storm.
     gc.set_threshold(50_000, 20, 100)
     if not exit_code:

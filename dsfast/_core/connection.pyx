@@ -89,7 +89,7 @@ class HttpReader:
         self.limit = limit
         self.now = HttpRequest()
         self.done = []          # complete requests, in order
-        self.fed = 0            # bytes of the request head that is being read, without its first packet's others
+        self.fed = 0            # bytes read since the last whole request, while its head is not complete
         self.head_size = 0      # bytes of its target and whole headers
         self.in_head = True
         self.too_large = False

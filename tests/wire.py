@@ -25,7 +25,7 @@ from dsfast._core.protocol import (
 )
 from dsfast.plugin import UNSET, Authentication, AuthResult, Logger, LogLevel
 
-TIMEOUT = 20.0
+TIMEOUT = float(os.environ.get("DSFAST_TEST_TIMEOUT", "20"))
 """Seconds until a test that waits for something gives up."""
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -98,7 +98,7 @@ def frame(
 
 
 def upgrade_request(path: str = "/deepstream", **changes: str | None) -> bytes:
-    """A websocket handshake; keyword arguments replace headers (``_`` for ``-``) or, if None, leave them out."""
+    """A websocket handshake; keyword arguments replace headers (``_`` for ``-``) or, if None, omit them."""
     headers: dict[str, str | None] = {
         "Host": "localhost",
         "Upgrade": "websocket",
@@ -239,7 +239,7 @@ class Client:
         assert await self.payload() == PONG_MESSAGE
 
     async def closed(self) -> int | None:
-        """Wait for the server's close frame and the end of the connection; the code (None: without status)."""
+        """Wait for the server's close frame and the end of the connection; its code (None: no status)."""
         opcode, payload = await self.frame()
         assert opcode == CLOSE, (opcode, payload)
         await self.ended()
@@ -313,8 +313,8 @@ class Log(Logger):
 class Users(Authentication):
     """Everybody may log in under the name they say, unless the login data asks for something else.
 
-    ``refuse``: refused. ``clientData``, ``serverData``: returned. ``crash``: fails. ``gate``: the decision waits
-    until :attr:`gate` is set, and :attr:`asked` counts those who came so far.
+    ``refuse``: refused. ``clientData``, ``serverData``: returned. ``crash``: fails. ``gate``: the decision
+    waits until :attr:`gate` is set, and :attr:`asked` counts those who came so far.
     """
 
     description = "test users"
@@ -392,8 +392,8 @@ class Running:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let the loop turn until a condition holds; for what no message and no log line tells."""
         async with asyncio.timeout(TIMEOUT):
-            while not condition():
-                await asyncio.sleep(0)
+            while not condition():  # noqa: ASYNC110 - there is nothing to be told by
+                await asyncio.sleep(0.001)
 
     async def gone(self) -> None:
         """Wait until no connection is left."""
@@ -432,7 +432,7 @@ class Running:
 async def serve(
     config: dict[str, Any] | None = None, *, options: dict[str, Any] | None = None, **services: Any
 ) -> AsyncIterator[Running]:
-    """A server on a free port; ``options`` are those of the websocket endpoint, ``services`` plugin classes."""
+    """A server on a free port; ``options`` are the endpoint's, ``services`` plugins or their classes."""
     server = Server(
         {
             "httpServer": {"type": "default", "options": {"host": "127.0.0.1", "port": 0}},

@@ -235,6 +235,37 @@ async def test_write_of_a_client_that_has_gone_counts(s: Scene) -> None:
     assert s.subscribed() == []
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_what_a_client_wrote_before_it_left_is_written(guarded: bool, reset: bool) -> None:
+    """Its first write waits for the storage, the others wait for the first."""
+    services: dict[str, Any] = {"permission": Rules} if guarded else {}
+    async for s in scene({"record": {"storageRetrievalTimeout": 60_000}}, storage=GatedStorage, **services):
+        await s.c.set("old", {})
+        s.c.wire.message(Topic.EVENT, EventAction.SUBSCRIBE, names=["e"])
+        await s.c.wire.receive()
+        s.storage.gate.block("get")
+        for number in range(20):
+            s.a.send(R.CREATEANDPATCH, name=f"r{number}", version=-1, path="n", data=number)
+        s.a.send(R.SUBSCRIBE, names=["r1", "r2"])
+        s.a.send(R.DELETE, name="old")
+        s.a.wire.message(Topic.EVENT, EventAction.SUBSCRIBE, names=["e"])
+        s.a.wire.message(Topic.EVENT, EventAction.EMIT, name="e", data=b"1")
+        await s.a.fence()
+        if reset:
+            s.a.wire.reset()
+            await s.running.until(lambda s=s: len(s.running.endpoint.core.connections) == 2)
+        else:
+            await s.a.wire.close()
+        s.storage.gate.release("get")
+        await s.c.wire.expect(Topic.EVENT, EventAction.EMIT, name="e", data=b"1")
+        for number in range(20):
+            assert await s.b.read(f"r{number}") == (1, {"n": number})
+        assert await s.b.read("old") == (-1, None)
+        assert s.subscribed() == []
+        assert s.running.registries()["event"].count("e") == 1
+
+
 async def test_subscriber_that_goes_while_its_record_is_loaded(s: Scene) -> None:
     s.storage.gate.block("get")
     s.a.send(R.SUBSCRIBECREATEANDREAD, names=["r"])

@@ -15,6 +15,8 @@ cdef enum:
     ST_CLOSING = 5      # close frame sent, waiting for the peer to go
     ST_CLOSED = 6
 
+cdef bint outlives_sender(const Msg *m) noexcept
+
 cdef class Dispatcher:
     cdef int dispatch(self, Connection c, Msg *m, const char *raw, size_t n) except -1
 

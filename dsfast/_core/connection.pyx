@@ -145,6 +145,19 @@ cdef bytes accept_value(str key):
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest())
 
 
+cdef bint outlives_sender(const Msg *m) noexcept:
+    """Whether a message that was waiting takes effect although its sender has gone meanwhile.
+
+    What a client writes and then leaves is written, however long the first of its writes had to wait.
+    """
+    cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
+    if m.topic == T_EVENT:
+        return action == EVENT_EMIT
+    return m.topic == T_RECORD and (
+        REC_CREATEANDUPDATE <= action <= REC_ERASE or action == REC_PATCH_MULTI or action == REC_DELETE
+        or action == REC_NOTIFY)
+
+
 cdef class Dispatcher:
     """Takes the messages of logged-in connections (router.pyx)."""
 
@@ -313,7 +326,6 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         buf_free(&self.fragments)
         buf_free(&self.backlog)
         self.conflated = None
-        self.waiting = None
         if self.http is not None:
             self.http.close()
             self.http = None
@@ -664,10 +676,12 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         cdef bytes raw
         cdef Msg m
         self.holds -= 1
-        while self.holds == 0 and self.waiting and self.state == ST_OPEN:
+        while self.holds == 0 and self.waiting:
             raw = self.waiting.popleft()
             self.waiting_size -= <size_t>len(raw)
             decode_msg(PyBytes_AS_STRING(raw), PyBytes_AS_STRING(raw) + len(raw), &m)
+            if self.state != ST_OPEN and not outlives_sender(&m):
+                continue
             try:
                 self.endpoint.router.dispatch(self, &m, PyBytes_AS_STRING(raw), <size_t>len(raw))
             except Exception as error:
@@ -721,7 +735,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if self.finished:
             return 0
         self.finished = True
-        self.waiting = None
+        if self.holds == 0:
+            self.waiting = None     # the message that is being handled is what ended the connection
         if self.was_open:
             try:
                 callbacks, self.close_callbacks = self.close_callbacks, None

@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.string cimport memcpy
 
 from dsfast._core.buffer cimport Slice
-from dsfast._core.connection cimport Connection, Dispatcher
+from dsfast._core.connection cimport Connection, Dispatcher, outlives_sender
 from dsfast._core.fanout cimport Registry, Subject
 from dsfast._core.protocol cimport *
 from dsfast._core.protocol import encode
@@ -57,9 +57,9 @@ cdef class Router(Dispatcher):
         cdef bytes raw = encode(message)
         cdef const char *p = PyBytes_AS_STRING(raw)
         cdef Msg m
-        if connection.is_closed:
-            return
         decode_msg(p, p + len(raw), &m)
+        if connection.is_closed and not outlives_sender(&m):
+            return
         (<Handler>self.handlers[m.topic]).handle(connection, &m, p, <size_t>len(raw))
 
 

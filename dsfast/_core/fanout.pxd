@@ -26,6 +26,7 @@ cdef struct Segment:
     PyObject *skip
     size_t off
     size_t n
+    bint exact          # nothing newer can stand in for these frames
 
 cdef class Subject(Named):
     cdef Registry registry
@@ -92,7 +93,7 @@ cdef class Hub:
     cdef int send_frame(self, Peer peer, const char *p, size_t n) except -1
     cdef int broadcast_msg(self, Subject subject, Peer skip, const Msg *m) except -1
     cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1
-    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n) except -1
+    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n, bint exact) except -1
     cdef int unicast(self, Peer peer, size_t off, size_t n) except -1
     cdef int expand(self) except -1
     cdef bint absorb(self, Peer peer, Subject subject) except -1

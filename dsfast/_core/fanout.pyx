@@ -10,11 +10,13 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
 from dsfast._core.names cimport Named, NameTable
-from dsfast._core.protocol cimport Message, Msg, encode_frame, frame_header
+from dsfast._core.protocol cimport (
+    I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, Message, Msg, encode_frame, frame_header,
+)
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -199,6 +201,11 @@ cdef class Peer:
         if self.backlog_pos >= self.backlog.n:
             buf_free(&self.backlog)
             self.backlog_pos = 0
+        elif self.backlog_pos * 2 > self.backlog.n:
+            # A reader that never quite catches up must not make us keep what it has read.
+            memmove(self.backlog.p, self.backlog.p + self.backlog_pos, self.backlog.n - self.backlog_pos)
+            self.backlog.n -= self.backlog_pos
+            self.backlog_pos = 0
         return 0
 
     cdef size_t waiting_bytes(self) noexcept:
@@ -285,7 +292,10 @@ cdef class Hub:
         if subject.count == 0:
             return 0
         encode_frame(m, &self.arena)
-        return self.push_segment(subject, skip, off, self.arena.n - off)
+        # Of a record's messages only its changes are made good by its newest state; a deletion, say, is not.
+        return self.push_segment(
+            subject, skip, off, self.arena.n - off,
+            m.i[I_ACTION] != REC_UPDATE and m.i[I_ACTION] != REC_PATCH and m.i[I_ACTION] != REC_PATCH_MULTI)
 
     cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1:
         """As broadcast_msg, for a message that is already encoded."""
@@ -294,9 +304,9 @@ cdef class Hub:
         cdef size_t h = frame_header(q, n, 2)
         memcpy(q + h, p, n)
         self.arena.n += h + n
-        return self.push_segment(subject, skip, off, h + n)
+        return self.push_segment(subject, skip, off, h + n, True)
 
-    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n) except -1:
+    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n, bint exact) except -1:
         cdef Segment *s
         cdef uint32_t cap
         cdef PyObject *except_peer = NULL
@@ -309,7 +319,8 @@ cdef class Hub:
             except_peer = <PyObject*>skip
         if self.n_segments:
             s = &self.segments[self.n_segments - 1]
-            if s.subject == <PyObject*>subject and s.skip == except_peer and s.off + s.n == off:
+            if (s.subject == <PyObject*>subject and s.skip == except_peer and s.exact == exact
+                    and s.off + s.n == off):
                 s.n += n
                 self.deliveries += subject.count - (except_peer != NULL)
                 if unlikely(self.arena.n > ARENA_FLUSH):
@@ -330,6 +341,7 @@ cdef class Hub:
             Py_INCREF(<object>except_peer)
         s.off = off
         s.n = n
+        s.exact = exact
         self.n_segments += 1
         self.deliveries += subject.count - (except_peer != NULL)
         if self.arena.n > ARENA_FLUSH:
@@ -359,7 +371,7 @@ cdef class Hub:
         for i in range(count):
             s = &self.segments[i]
             subject = <Subject>s.subject
-            conflatable = self.conflate and subject.registry.conflatable
+            conflatable = self.conflate and subject.registry.conflatable and not s.exact
             for k in range(subject.count):
                 if subject.subs[k].peer == s.skip:
                     continue

@@ -948,7 +948,9 @@ cdef class RecordCore(Handler):
         cdef Buf out = Buf(NULL, 0, 0)
         record = self.cache.find(subject.p, subject.n) if self.cache is not None else None
         if record is None:
-            return 0
+            # Its newest state is not at hand. Without it the reader would stay behind for good; closed, it connects
+            # again and reads.
+            return peer.on_slow()
         text = record.text()
         start(&m, T_RECORD, REC_UPDATE)
         put_bytes(&m, S_DATA, text)

@@ -140,6 +140,10 @@ class Gate:
         """Hold these operations from now on."""
         self._blocked.update(operations)
 
+    def recover(self, operation: str) -> None:
+        """Hold no more calls; those that are held stay so, as if their answers were lost."""
+        self._blocked.discard(operation)
+
     def fail(self, operation: str, *errors: Exception) -> None:
         """The next calls of an operation fail."""
         self._errors.setdefault(operation, []).extend(errors)

@@ -135,6 +135,15 @@ async def test_readers_are_told_why(hasty: Scene, action: Any, late: bool) -> No
     assert await hasty.a.read("r") == (-1, None)
 
 
+async def test_a_request_that_is_never_answered_does_not_block_its_record(hasty: Scene) -> None:
+    hasty.storage.rows["r"] = (3, {"a": 1})
+    hasty.storage.gate.block("get")
+    hasty.a.send(R.READ, name="r")
+    await hasty.a.expect(R.STORAGE_RETRIEVAL_TIMEOUT, original_action=R.READ, name="r", is_error=True)
+    hasty.storage.gate.recover("get")
+    assert await hasty.a.read("r") == (3, {"a": 1})
+
+
 @pytest.mark.parametrize("late", [True, False])
 async def test_queued_writers_are_told_when_the_record_cannot_be_loaded(hasty: Scene, late: bool) -> None:
     """Upstream writes a log line and answers nobody."""

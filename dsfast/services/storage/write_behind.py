@@ -148,10 +148,11 @@ class _Entry(WriteOp):
 class _Load:
     """One request to the storage that several readers share."""
 
-    __slots__ = ("stale", "task")
+    __slots__ = ("readers", "stale", "task")
 
     def __init__(self, task: asyncio.Task[tuple[int, bytes | None]]) -> None:
         self.task = task
+        self.readers = 0
         self.stale = False
 
 
@@ -684,7 +685,15 @@ class WriteBehind:
             load = self._loads.get(name)
             if load is None:
                 load = self._start_load(name)
-            result = await asyncio.shield(load.task)
+            load.readers += 1
+            try:
+                result = await asyncio.shield(load.task)
+            finally:
+                load.readers -= 1
+                if not load.readers and not load.task.done():
+                    # All have given up. The next reader asks again: this request may never be answered.
+                    self._forget_load(name, load)
+                    load.task.cancel()
             if not load.stale:
                 return result
             # A write came while the storage was asked; what it said may be older.
@@ -693,13 +702,16 @@ class WriteBehind:
         load = self._loads[name] = _Load(self._loop.create_task(self._load(name)))
 
         def forget(task: asyncio.Task[tuple[int, bytes | None]]) -> None:
-            if self._loads.get(name) is load:
-                del self._loads[name]
+            self._forget_load(name, load)
             if not task.cancelled():
                 task.exception()  # seen, also when every reader has gone
 
         load.task.add_done_callback(forget)
         return load
+
+    def _forget_load(self, name: str, load: _Load) -> None:
+        if self._loads.get(name) is load:
+            del self._loads[name]
 
     async def _load(self, name: str) -> tuple[int, bytes | None]:
         if self._batches is not None:

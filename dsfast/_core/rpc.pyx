@@ -49,6 +49,7 @@ cdef class RpcHandler(Handler):
     cdef dict calls             # (requestor, id) → Call
     cdef dict asked             # (provider, provider_id) → Call
     cdef dict parties           # connection → set of its open calls, as requestor or provider
+    cdef dict made              # requestor → number of its open calls
     cdef object options         # RpcConfig
     cdef uint64_t counter
 
@@ -59,6 +60,7 @@ cdef class RpcHandler(Handler):
         self.calls = {}
         self.asked = {}
         self.parties = {}
+        self.made = {}
 
     @property
     def open_calls(self):
@@ -89,9 +91,10 @@ cdef class RpcHandler(Handler):
     cdef int request(self, Connection c, Msg *m) except -1:
         cdef bytes id = PyBytes_FromStringAndSize(m.s[S_CORRELATION_ID].p, m.s[S_CORRELATION_ID].n)
         cdef Call call
-        parties = self.parties.get(c)
-        if (c, id) in self.calls or (parties is not None and len(parties) >= self.options.max_open_calls):
-            # A second call of the same id could not be told from the first; and their number is bounded.
+        made = self.made.get(c, 0)
+        if (c, id) in self.calls or made >= self.options.max_open_calls:
+            # A second call of the same id could not be told from the first; and their number is bounded. Those the
+            # connection was asked do not count, or others could keep it from making its own.
             c.endpoint.owner.log_limited(c, "INVALID_MESSAGE_DATA", "call with the id of an open call, or too many calls")
             return answer_invalid(c, m)
         call = Call.__new__(Call)
@@ -104,6 +107,7 @@ cdef class RpcHandler(Handler):
         call.asked = None
         call.accept_sent = False
         self.calls[(c, id)] = call
+        self.made[c] = made + 1
         self.join(c, call)
         return self.ask_next(call)
 
@@ -221,7 +225,10 @@ cdef class RpcHandler(Handler):
 
     cdef int forget(self, Call call) except -1:
         call.unlink()
-        self.calls.pop((call.requestor, call.id), None)
+        if self.calls.pop((call.requestor, call.id), None) is not None:
+            made = self.made.pop(call.requestor) - 1
+            if made:
+                self.made[call.requestor] = made
         self.leave_provider(call)
         self.leave(call.requestor, call)
         return 0

@@ -155,7 +155,7 @@ class RpcConfig(Section):
     max_open_calls: Annotated[
         int,
         Meta(
-            description="Calls without an answer that one connection may take part in; more are refused.",
+            description="Calls without an answer that one connection may have made; more are refused.",
             ge=1,
         ),
     ] = 10_000

@@ -146,10 +146,16 @@ class PermissionGate:
         try:
             async with asyncio.timeout(self._timeout / 1000):
                 return Decision.ALLOWED if await waiting else Decision.DENIED
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not this check was cancelled, only something the plugin was waiting for.
+            return self._failed(message, error)
         except Exception as error:
             return self._failed(message, error)
 
-    def _failed(self, message: Message, error: Exception) -> Decision:
+    def _failed(self, message: Message, error: BaseException) -> Decision:
         reason = "no answer in time" if isinstance(error, TimeoutError) else repr(error)
         self._logger.warn(
             "MESSAGE_PERMISSION_ERROR", f"topic {message.topic} action {message.action}: {reason}"
@@ -165,11 +171,14 @@ class PermissionGate:
         bulk: bool,
     ) -> None:
         try:
-            decided = [
-                decision if isinstance(decision, Decision) else await self._answer(part, decision)
-                for part, decision in zip(parts, decisions, strict=True)
-            ]
-            self._conclude(connection, message, parts, decided, bulk)
+            # All at once: the time limit is that of the message, however many names it has.
+            open_ = [i for i, decision in enumerate(decisions) if not isinstance(decision, Decision)]
+            answers = await asyncio.gather(
+                *[self._answer(parts[i], cast(Awaitable[Any], decisions[i])) for i in open_]
+            )
+            for i, answer in zip(open_, answers, strict=True):
+                decisions[i] = answer
+            self._conclude(connection, message, parts, cast(list[Decision], decisions), bulk)
         except Exception as error:
             self._logger.error("PLUGIN_ERROR", f"while handling a permitted message: {error!r}")
         finally:

@@ -197,10 +197,10 @@ class Permission(Plugin):
         """True allows the message.
 
         Called once per message, for messages with several names once per name, and again for the steps of
-        compound record actions with ``message.action`` CREATE, READ, UPDATE or PATCH. Changes and deletions of
-        records are asked about when it is their turn, so that ``get_record`` shows what they will change; a
-        patch without data is an ERASE. A plain bool is the fast way; an awaitable delays the later messages of
-        the same connection until it is done. An exception, or no answer in time, denies with
+        compound record actions with ``message.action`` CREATE, READ, UPDATE or PATCH. Changes and deletions
+        of records are asked about when it is their turn, so that ``get_record`` shows what they will change;
+        a patch without data is an ERASE. A plain bool is the fast way; an awaitable delays the later messages
+        of the same connection until it is done. An exception, or no answer in time, denies with
         ``MESSAGE_PERMISSION_ERROR``.
         """
 

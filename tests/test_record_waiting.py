@@ -742,6 +742,26 @@ async def test_conflict_shows_the_record_only_to_those_who_may_read_it(guarded: 
         await guarded.a.expect(R.VERSION_EXISTS, original_action=R.UPDATE, name="r", version=1, **ACK)
 
 
+async def test_hot_path_asks_for_create_and_then_for_write() -> None:
+    async for s in scene(
+        {"record": {"storageHotPathPrefixes": ["hot/"]}}, permission=Rules, storage=GatedStorage
+    ):
+        await s.a.set("hot/r", {"a": 1})
+        assert s.rules.asked == [(R.CREATEANDUPDATE, "hot/r"), (R.CREATE, "hot/r"), (R.UPDATE, "hot/r")]
+        s.rules.decide = lambda socket, message: message.action != R.UPDATE
+        s.a.send(R.CREATEANDUPDATE, name="hot/r", version=-1, data={}, **ACK)
+        await s.a.expect(**denied(R.CREATEANDUPDATE, name="hot/r", **ACK))
+        s.a.send(R.CREATEANDUPDATE, name="hot/new", version=-1, data={}, **ACK)
+        await s.a.expect(**denied(R.CREATEANDUPDATE, name="hot/new", **ACK))
+        # A refused one says nothing about what the storage holds.
+        s.storage.rows["hot/stored"] = (4, {"b": 1})
+        s.a.send(R.CREATEANDUPDATE, name="hot/stored", version=-1, data={}, **ACK)
+        s.b.send(R.READ, name="hot/stored")
+        await s.a.expect(**denied(R.CREATEANDUPDATE, name="hot/stored", **ACK))
+        await s.b.expect(R.READ_RESPONSE, name="hot/stored", version=4, data={"b": 1})
+        assert s.storage.rows["hot/r"] == (0, {"a": 1})
+
+
 async def test_nonsense_is_answered_before_anybody_is_asked(guarded: Scene) -> None:
     guarded.a.send(R.UPDATE, name="r", version=1, path="a", data={})
     guarded.a.send(R.ERASE, name="r", version=1)

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from dsfast._core.protocol import Message, ParserAction, Topic, encode
+from dsfast._core.records import RecordCache
 from tests.record_client import GatedStorage, R, RecordClient
-from tests.wire import Running, serve
+from tests.wire import TIMEOUT, Running, serve
 
 loops = ["uvloop"]
 
@@ -871,6 +873,19 @@ async def test_cache_that_holds_nothing(bound: dict[str, int]) -> None:
         cache = running.router.record_handler.cache
         cache.shrink()
         assert len(cache) == (1 if "maxEntries" in bound else 0)
+
+
+def test_expiry_of_what_the_storage_holds_only() -> None:
+    cache = RecordCache(ttl=1)
+    for name in ("saved", "unsaved", "older"):
+        cache.store(name, 2, b"{}")
+    cache.lookup("saved").saved(2)  # type: ignore[union-attr]
+    cache.lookup("older").saved(1)  # type: ignore[union-attr]
+    end = time.monotonic() + TIMEOUT
+    while not cache.expire() and time.monotonic() < end:
+        pass
+    assert [cache.lookup(name) is None for name in ("saved", "unsaved", "older")] == [True, False, False]
+    assert cache.stats()["evictions"] == 1
 
 
 async def test_burst_of_many_clients_on_one_record(running: Running) -> None:

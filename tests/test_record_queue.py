@@ -11,8 +11,9 @@ import copy
 import json
 from collections import defaultdict
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from dsfast._core.json_path import PathError, apply_multi, erase_value, set_value
 from dsfast._core.protocol import Message, Topic
-from tests.record_client import GatedStorage, R, RecordClient, fields_of
+from tests.record_client import GatedCache, GatedStorage, R, RecordClient, Rules, fields_of
 from tests.wire import PING_MESSAGE, serve
 
 CLIENTS = 3
@@ -29,6 +30,7 @@ PATHS = ["a", "b.c", "list[0]", "list[2]", "1"]
 VALUES: list[Any] = [0, None, "x", {}, {"c": 1}, [1, 2]]
 DOCUMENTS: list[Any] = [{}, {"a": 1}, {"list": [1]}, [1], {"b": None}]
 WRITES = [R.CREATEANDUPDATE, R.CREATEANDPATCH, R.UPDATE, R.PATCH, R.ERASE, R.PATCH_MULTI]
+IN_TURN = [R.CREATE, R.UPDATE, R.PATCH, R.ERASE, R.PATCH_MULTI, R.DELETE]
 SUBSCRIBING = [R.SUBSCRIBE, R.SUBSCRIBEANDREAD, R.SUBSCRIBECREATEANDREAD]
 
 clients = st.integers(0, CLIENTS - 1)
@@ -127,8 +129,22 @@ class Model:
         return True
 
 
+class Allowing(Rules):
+    """Allows everything; what is decided in its turn now or later, the rest at once: order is known."""
+
+    def can_perform_action(self, socket: Any, message: Message) -> Any:
+        super().can_perform_action(socket, message)
+        return self.later(message) if message.action in IN_TURN and len(self.asked) % 2 else True
+
+    async def later(self, message: Message) -> bool:
+        await self.records.get_record(message.name)
+        return True
+
+
 class Records(RuleBasedStateMachine):
     """One server, some clients."""
+
+    services: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,10 +165,13 @@ class Records(RuleBasedStateMachine):
     async def start(self) -> None:
         config = {
             "cache": {"type": "default", "options": {"maxEntries": 1}},
+            "permissionTimeout": 60_000,
             "record": {"storageRetrievalTimeout": 60_000, "storageExclusionPrefixes": ["tmp/"]},
             "logLevel": "OFF",
         }
-        self.running = await self.stack.enter_async_context(serve(config, storage=GatedStorage))
+        self.running = await self.stack.enter_async_context(
+            serve(config, storage=GatedStorage, **self.services)
+        )
         self.storage: Any = self.running.services.storage
         self.writer: Any = self.running.services.storage_writer
         self.clients = [await self.login(index) for index in range(CLIENTS)]
@@ -349,11 +368,24 @@ class Records(RuleBasedStateMachine):
             asyncio.set_event_loop(None)
 
 
-def test_random_operations() -> None:
+class WithPermission(Records):
+    services: ClassVar[dict[str, Any]] = {"permission": Allowing}
+
+
+class WithCachePlugin(Records):
+    services: ClassVar[dict[str, Any]] = {"cache": GatedCache}
+
+
+class WithBoth(Records):
+    services: ClassVar[dict[str, Any]] = {"cache": GatedCache, "permission": Allowing}
+
+
+@pytest.mark.parametrize("machine", [Records, WithPermission, WithCachePlugin, WithBoth])
+def test_random_operations(machine: Any) -> None:
     run_state_machine_as_test(
-        Records,
+        machine,
         settings=settings(
-            max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

@@ -182,12 +182,11 @@ cdef class Endpoint:
     ``origin_allowed(headers)``, ``remote_address(headers, peer)`` and ``log(level, event, text)``.
     """
 
-    def __cinit__(self):
+    def __cinit__(self, Hub hub not None, TimingWheel wheel not None, Dispatcher router not None, owner, *,
+                  open_user_id=None):
         self.read_buffer = <char*>malloc(READ_BUFFER)
         if self.read_buffer == NULL:
             raise MemoryError("dsfast: out of memory")
-
-    def __init__(self, Hub hub, TimingWheel wheel, Dispatcher router, owner, *, open_user_id=None):
         self.hub = hub
         self.wheel = wheel
         self.router = router
@@ -245,7 +244,7 @@ cdef class ConnectionBase(Peer):
 cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     """A client connection; the "socket" of spec/plugins.md A.3."""
 
-    def __init__(self, Endpoint endpoint not None):
+    def __cinit__(self, Endpoint endpoint not None):
         self.endpoint = endpoint
         self.hub = endpoint.hub
         self.state = ST_HTTP
@@ -283,6 +282,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         return PyMemoryView_FromMemory(self.rest.p + self.rest.n, <Py_ssize_t>(self.rest.cap - self.rest.n), PyBUF_WRITE)
 
     def buffer_updated(self, Py_ssize_t nbytes):
+        if self.timer is None:
+            return      # not connected (any more)
         self.last_seen = now_ms()
         try:
             if self.rest.n:
@@ -301,6 +302,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.blocked = True
 
     def resume_writing(self):
+        if self.hub.flushing:
+            # A transport that tells us in the middle of a write.
+            self.endpoint.hub.loop.call_soon(self.resume_writing)
+            return
         # What was accepted for this peer in this turn has its place behind the backlog.
         self.hub.flush()
         try:
@@ -675,6 +680,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         """End one ``hold``; messages that waited are handled now, in the order they came."""
         cdef bytes raw
         cdef Msg m
+        if self.holds == 0:
+            raise RuntimeError("release without hold")
         self.holds -= 1
         while self.holds == 0 and self.waiting:
             raw = self.waiting.popleft()
@@ -738,14 +745,18 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if self.holds == 0:
             self.waiting = None     # the message that is being handled is what ended the connection
         if self.was_open:
+            callbacks, self.close_callbacks = self.close_callbacks, None
+            for callback in callbacks or ():
+                try:
+                    callback(self)
+                except Exception as error:
+                    self.endpoint.owner.log_exception("exception in a close callback", error)
+        try:
+            self.drop_subscriptions()
+        except Exception as error:
+            self.endpoint.owner.log_exception("exception while ending subscriptions", error)
+        if self.was_open:
             try:
-                callbacks, self.close_callbacks = self.close_callbacks, None
-                for callback in callbacks or ():
-                    try:
-                        callback(self)
-                    except Exception as error:
-                        self.endpoint.owner.log_exception("exception in a close callback", error)
-                self.drop_subscriptions()
                 self.endpoint.owner.on_closed(self)
             except Exception as error:
                 self.endpoint.owner.log_exception("exception while closing a connection", error)
@@ -778,9 +789,11 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.transport.write(PyBytes_FromStringAndSize(frame, 4))
         self.end_writing()
 
-    cdef int on_broken(self) except -1:
+    cdef int on_broken(self, error=None) except -1:
         self.muted = True
         self.endpoint.hub.loop.call_soon(self.abort)
+        if error is not None:
+            self.endpoint.owner.log_exception("exception while writing to a connection", error)
         return 0
 
     def abort(self):

@@ -11,8 +11,8 @@ cdef extern from "sys/socket.h" nogil:
 
 # One subscription; knows its place in the two arrays that hold it, so that removal is O(1).
 cdef struct Sub:
-    PyObject *peer
-    PyObject *subject
+    PyObject *peer      # counted: whatever goes wrong, a broadcast never meets a peer that was freed
+    PyObject *subject   # not counted: the registry holds it as long as it has subscribers
     uint32_t at_subject
     uint32_t at_peer
 
@@ -27,6 +27,8 @@ cdef struct Segment:
     size_t off
     size_t n
     bint exact          # nothing newer can stand in for these frames
+
+cdef class StateWriter
 
 cdef class Subject(Named):
     cdef Registry registry
@@ -43,6 +45,7 @@ cdef class Peer:
     cdef bint dirty                 # in hub.dirty
     cdef bint blocked               # the transport still holds bytes of ours
     cdef bint muted                 # nothing may be sent any more
+    cdef bint gone                  # its subscriptions have been dropped; it can have no others
     cdef Range *ranges
     cdef uint32_t n_ranges
     cdef uint32_t cap_ranges
@@ -61,7 +64,7 @@ cdef class Peer:
     cdef size_t waiting_bytes(self) noexcept
     cdef int drop_subscriptions(self) except -1
     cdef int on_slow(self) except -1
-    cdef int on_broken(self) except -1
+    cdef int on_broken(self, error=*) except -1
 
 cdef class Hub:
     cdef readonly object loop
@@ -74,6 +77,7 @@ cdef class Hub:
     cdef uint32_t n_dirty
     cdef uint32_t cap_dirty
     cdef bint scheduled
+    cdef bint flushing              # frames are being written; nobody may write others meanwhile
     cdef object flush_callback
     cdef object flush_handle
     cdef list slow
@@ -81,7 +85,7 @@ cdef class Hub:
     cdef public size_t max_buffer_bytes
     cdef public size_t max_outgoing_bytes
     cdef public bint conflate
-    cdef public object state_writer         # StateWriter: newest state of a conflated record
+    cdef public StateWriter state_writer    # newest state of a conflated record
     cdef readonly uint64_t messages_in
     cdef readonly uint64_t deliveries
     cdef readonly uint64_t broadcasts

@@ -80,22 +80,25 @@ cdef class Peer:
 
     cdef int add_range(self, size_t off, size_t n) except -1:
         cdef Range *r
+        cdef uint32_t cap
         if self.n_ranges:
             r = &self.ranges[self.n_ranges - 1]
             if r.off + r.n == off:
                 r.n += n
                 return 0
         if self.n_ranges == self.cap_ranges:
-            self.cap_ranges = self.cap_ranges * 2 if self.cap_ranges else 2
-            r = <Range*>realloc(self.ranges, self.cap_ranges * sizeof(Range))
+            cap = self.cap_ranges * 2 if self.cap_ranges else 2
+            r = <Range*>realloc(self.ranges, cap * sizeof(Range))
             if r == NULL:
                 raise MemoryError("dsfast: out of memory")
             self.ranges = r
+            self.cap_ranges = cap
+        # First, since it can fail: a range of a peer that is not flushed would outlive the arena it points into.
+        if not self.dirty:
+            self.hub.mark_dirty(self)
         self.ranges[self.n_ranges].off = off
         self.ranges[self.n_ranges].n = n
         self.n_ranges += 1
-        if not self.dirty:
-            self.hub.mark_dirty(self)
         return 0
 
     cdef int flush(self, const char *base) except -1:
@@ -184,20 +187,25 @@ cdef class Peer:
 
     cdef int drain(self) except -1:
         """The transport has sent what it had: go on with the backlog, then with states owed to this peer."""
+        cdef Hub hub = self.hub
         cdef size_t n
         self.blocked = False
         self.handed = 0
-        while not self.muted and not self.blocked:
-            if self.backlog_pos < self.backlog.n:
-                n = self.backlog.n - self.backlog_pos
-                self.backlog_pos += self.write_frames(self.backlog.p + self.backlog_pos, n)
-            elif self.conflated:
-                buf_free(&self.backlog)
-                self.backlog_pos = 0
-                subject, _ = self.conflated.popitem()
-                (<StateWriter>self.hub.state_writer).write_state(self, <Subject>subject)
-            else:
-                break
+        hub.flushing = True     # nobody may append to the backlog while it is read
+        try:
+            while not self.muted and not self.blocked:
+                if self.backlog_pos < self.backlog.n:
+                    n = self.backlog.n - self.backlog_pos
+                    self.backlog_pos += self.write_frames(self.backlog.p + self.backlog_pos, n)
+                elif self.conflated and hub.state_writer is not None:
+                    buf_free(&self.backlog)
+                    self.backlog_pos = 0
+                    subject, _ = self.conflated.popitem()
+                    hub.state_writer.write_state(self, <Subject>subject)
+                else:
+                    break
+        finally:
+            hub.flushing = False
         if self.backlog_pos >= self.backlog.n:
             buf_free(&self.backlog)
             self.backlog_pos = 0
@@ -213,18 +221,29 @@ cdef class Peer:
         return self.backlog.n - self.backlog_pos + self.handed
 
     cdef int drop_subscriptions(self) except -1:
-        """End every subscription of this peer, O(1) each."""
-        self.hub.expand()
+        """End every subscription of this peer for good, O(1) each; raises what a listener raised, but afterwards."""
+        cdef object fault = None
+        self.gone = True
+        try:
+            self.hub.expand()
+        except Exception as error:
+            fault = error
         while self.n_subs:
-            (<Subject>self.subs[self.n_subs - 1].subject).registry.drop(self.subs[self.n_subs - 1])
+            try:
+                while self.n_subs:
+                    (<Subject>self.subs[self.n_subs - 1].subject).registry.drop(self.subs[self.n_subs - 1])
+            except Exception as error:
+                fault = error
+        if fault is not None:
+            raise fault
         return 0
 
     cdef int on_slow(self) except -1:
         """More than maxOutgoingBytes are waiting; a connection closes itself here."""
         return 0
 
-    cdef int on_broken(self) except -1:
-        """A write failed for good; a connection ends itself here."""
+    cdef int on_broken(self, error=None) except -1:
+        """A write failed for good, with ``error`` if it was none of the socket; a connection ends itself here."""
         return 0
 
 
@@ -238,15 +257,13 @@ cdef class StateWriter:
 cdef class Hub:
     """Everything that is sent in one turn of the event loop, by all connections of a server."""
 
-    def __cinit__(self):
+    def __cinit__(self, loop, *, double buffer_timeout=0, size_t max_buffer_bytes=100_000,
+                  size_t max_outgoing_bytes=8 << 20, bint conflate=False):
         self.arena = Buf(NULL, 0, 0)
         self.scratch = Buf(NULL, 0, 0)
         self.segments = NULL
         self.dirty = NULL
         self.n_segments = self.cap_segments = self.n_dirty = self.cap_dirty = 0
-
-    def __init__(self, loop, *, double buffer_timeout=0, size_t max_buffer_bytes=100_000,
-                 size_t max_outgoing_bytes=8 << 20, bint conflate=False):
         self.loop = loop
         self.buffer_timeout = buffer_timeout
         self.max_buffer_bytes = max_buffer_bytes
@@ -360,28 +377,40 @@ cdef class Hub:
 
     cdef int expand(self) except -1:
         """Turn the segments into ranges of their subscribers; before any change of who subscribes."""
-        cdef uint32_t i, k, count = self.n_segments
+        cdef uint32_t i, k, count = self.n_segments, cap = self.cap_segments
+        cdef Segment *segments = self.segments
         cdef Segment *s
         cdef Subject subject
         cdef Peer peer
         cdef bint conflatable
         if count == 0:
             return 0
-        self.n_segments = 0
-        for i in range(count):
-            s = &self.segments[i]
-            subject = <Subject>s.subject
-            conflatable = self.conflate and subject.registry.conflatable and not s.exact
-            for k in range(subject.count):
-                if subject.subs[k].peer == s.skip:
-                    continue
-                peer = <Peer>subject.subs[k].peer
-                if conflatable and peer.blocked and self.absorb(peer, subject):
-                    continue
-                peer.add_range(s.off, s.n)
-            Py_DECREF(<object>s.subject)
-            if s.skip != NULL:
-                Py_DECREF(<object>s.skip)
+        # Out of everybody's reach while it is walked: where memory is allocated or an object is freed, the garbage
+        # collector or a finaliser may run, and with it any code.
+        self.segments = NULL
+        self.n_segments = self.cap_segments = 0
+        try:
+            for i in range(count):
+                s = &segments[i]
+                subject = <Subject>s.subject
+                conflatable = self.conflate and subject.registry.conflatable and not s.exact
+                k = 0
+                while k < subject.count:
+                    if subject.subs[k].peer != s.skip:
+                        peer = <Peer>subject.subs[k].peer
+                        if not (conflatable and peer.blocked and self.absorb(peer, subject)):
+                            peer.add_range(s.off, s.n)
+                    k += 1
+        finally:
+            for i in range(count):
+                Py_DECREF(<object>segments[i].subject)
+                if segments[i].skip != NULL:
+                    Py_DECREF(<object>segments[i].skip)
+            if self.segments == NULL:
+                self.segments = segments
+                self.cap_segments = cap
+            else:
+                free(segments)
         return 0
 
     cdef bint absorb(self, Peer peer, Subject subject) except -1:
@@ -434,26 +463,52 @@ cdef class Hub:
         self.flush()
 
     cdef int flush(self) except -1:
-        cdef uint32_t i, count
-        cdef Peer peer
+        """Write everything queued so far; a peer that cannot be written to ends, all others get their frames."""
+        cdef uint32_t i = 0, k, count = 0, cap
+        cdef PyObject **dirty
+        cdef Buf arena
+        cdef Peer peer = None
+        if self.flushing:
+            return 0        # whoever is called by a write: what they queue comes with the next flush
         if self.n_segments:
             self.expand()
         if self.flush_handle is not None:
             self.flush_handle.cancel()
             self.flush_handle = None
             self.scheduled = False
-        count = self.n_dirty
-        for i in range(count):
-            peer = <Peer>self.dirty[i]
-            peer.dirty = False
-            peer.flush(self.arena.p)
-        # Nothing above runs foreign code, so no frame was added meanwhile.
-        self.n_dirty = 0
-        for i in range(count):
-            Py_DECREF(<object>self.dirty[i])
-        self.arena.n = 0
-        if self.arena.cap > ARENA_KEEP:
-            buf_free(&self.arena)
+        # A transport is foreign code and may lead to anybody, who may queue more: that goes to a new arena.
+        arena, dirty, count, cap = self.arena, self.dirty, self.n_dirty, self.cap_dirty
+        self.arena = Buf(NULL, 0, 0)
+        self.dirty = NULL
+        self.n_dirty = self.cap_dirty = 0
+        self.flushing = True
+        try:
+            while i < count:
+                try:
+                    while i < count:
+                        peer = <Peer>dirty[i]
+                        i += 1
+                        peer.dirty = False
+                        peer.flush(arena.p)
+                except Exception as error:
+                    peer.on_broken(error)
+        finally:
+            self.flushing = False
+            for k in range(i, count):
+                (<Peer>dirty[k]).dirty = False
+                (<Peer>dirty[k]).n_ranges = 0
+            for k in range(count):
+                Py_DECREF(<object>dirty[k])
+            if self.dirty == NULL:
+                self.dirty = dirty
+                self.cap_dirty = cap
+            else:
+                free(dirty)
+            if self.arena.p == NULL and arena.cap <= ARENA_KEEP:
+                self.arena = arena
+                self.arena.n = 0
+            else:
+                free(arena.p)
         if self.scratch.cap > ARENA_KEEP:
             buf_free(&self.scratch)
         if self.slow:
@@ -483,11 +538,9 @@ cdef class Registry:
     Subscribing, unsubscribing and dropping a dead connection are O(1) per subscription.
     """
 
-    def __cinit__(self):
+    def __cinit__(self, Hub hub not None, int topic, bint conflatable=False):
         self.pairs = NULL
         self.pair_mask = 0
-
-    def __init__(self, Hub hub, int topic, bint conflatable=False):
         self.hub = hub
         self.topic = topic
         self.conflatable = conflatable
@@ -498,7 +551,9 @@ cdef class Registry:
         cdef size_t i
         if self.pairs != NULL:
             for i in range(self.pair_mask + 1):
-                free(self.pairs[i])
+                if self.pairs[i] != NULL:
+                    Py_DECREF(<object>self.pairs[i].peer)
+                    free(self.pairs[i])
             free(self.pairs)
 
     cdef Subject find(self, const char *p, Py_ssize_t n):
@@ -532,12 +587,15 @@ cdef class Registry:
         return self.pair_find(peer, subject) != NULL
 
     cdef Subject subscribe(self, Peer peer, const char *p, Py_ssize_t n, bint *fresh):
-        """Add a subscription; ``fresh[0]`` tells whether it is new."""
-        cdef Subject subject = self.ensure(p, n)
+        """Add a subscription; ``fresh[0]`` tells whether it is new. Raises ValueError for a peer that is gone."""
+        cdef Subject subject
         cdef Sub *s
         cdef Sub **grown
         cdef uint32_t cap
         fresh[0] = False
+        if peer.gone or peer.hub is not self.hub:
+            raise ValueError("the connection is closed or belongs to another server")
+        subject = self.ensure(p, n)
         if self.pair_find(peer, subject) != NULL:
             return subject
         self.hub.expand()
@@ -560,6 +618,7 @@ cdef class Registry:
         s = <Sub*>malloc(sizeof(Sub))
         if s == NULL:
             raise MemoryError("dsfast: out of memory")
+        Py_INCREF(peer)
         s.peer = <PyObject*>peer
         s.subject = <PyObject*>subject
         s.at_subject = subject.count
@@ -603,6 +662,7 @@ cdef class Registry:
         peer.subs[s.at_peer] = last
         last.at_peer = s.at_peer
         free(s)
+        Py_DECREF(peer)     # ``peer`` holds another one until the end
         self.subscriptions -= 1
         if peer.conflated is not None:
             peer.conflated.pop(subject, None)
@@ -681,10 +741,12 @@ cdef class Registry:
         return self.find(p, n)
 
     def add(self, str name not None, Peer peer not None):
-        """Subscribe a connection; False if it was subscribed before."""
+        """Subscribe a connection; False if it was subscribed before, or is closed."""
         cdef Py_ssize_t n = 0
         cdef const char *p = PyUnicode_AsUTF8AndSize(name, &n)
         cdef bint fresh = False
+        if peer.gone:
+            return False
         self.subscribe(peer, p, n, &fresh)
         return fresh
 

@@ -7,6 +7,7 @@ its name in dsfast/handlers/record.py, which calls back into ``run`` when its tu
 The cache keeps the parsed document once a path was written, so that a patch costs what the patch costs; the JSON
 text is made when somebody reads it or when it is stored, and kept until the next change.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -34,7 +35,7 @@ EMPTY = b"{}"
 cdef class Record(Named):
     """One record as of its newest version; also what the write-behind layer takes its snapshots from."""
 
-    def __init__(self, bytes key not None, int64_t version, bytes text):
+    def __cinit__(self, bytes key not None, int64_t version, bytes text not None):
         self.set_name(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         self.version = version
         self.saved_version = -1
@@ -76,7 +77,7 @@ cdef class RecordCache:
     Only records whose newest version the storage has confirmed are evicted (spec/caches.md section 3).
     """
 
-    def __init__(self, Py_ssize_t max_bytes=0, Py_ssize_t max_entries=0, uint64_t ttl=0):
+    def __cinit__(self, Py_ssize_t max_bytes=0, Py_ssize_t max_entries=0, uint64_t ttl=0):
         self.table = NameTable()
         self.ttl = ttl
         self.ordered = max_bytes > 0 or max_entries > 0 or ttl > 0
@@ -249,6 +250,9 @@ cdef class RecordCache:
 cdef class Step:
     """One operation on one record, waiting for its turn or being performed."""
 
+    def __init__(self):
+        raise TypeError("only the record handler makes steps")
+
     @property
     def name(self):
         """Name of the record."""
@@ -271,6 +275,7 @@ cdef class Step:
         return message
 
 
+@cython.internal
 cdef class AckWaiter:
     """Answers one write when the storage has decided about it (spec/records.md section 6.5)."""
 
@@ -301,6 +306,7 @@ cdef void fill_ack(Msg *m, Step step) noexcept:
         put_bytes(m, S_CORRELATION_ID, step.correlation_id)
 
 
+@cython.internal
 cdef class RecordState(StateWriter):
     """Gives a slow reader the newest state of a record instead of the updates it has not read."""
 
@@ -323,6 +329,8 @@ cdef class RecordCore(Handler):
         self.options = options
         self.queues = {}
         self.max_size = options.max_size
+        self.strict = options.durability == "strict"
+        self.ack_from_cache = options.durability == "cache"
         self.max_index_growth = options.max_index_growth
         self.max_array_length = options.max_array_length
         self.excluded = tuple(prefix.encode() for prefix in options.storage_exclusion_prefixes)
@@ -537,6 +545,8 @@ cdef class RecordCore(Handler):
         cdef bint undecided = self.gate is not None and (
             step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE or step.kind == STEP_DELETE
             or step.kind == STEP_SUBSCRIBE_CREATE_READ)
+        if self.strict and (step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE) and self.is_stored(step.key):
+            undecided = True        # the storage has to confirm before anybody is told
         if self.cache is not None and not undecided and (not self.queues or step.key not in self.queues):
             if step.kind == STEP_SUBSCRIBE or step.kind == STEP_UNSUBSCRIBE or step.kind == STEP_HOT_WRITE:
                 return self.perform(step, self.cache.find(step_p(step), step_n(step)))
@@ -784,7 +794,7 @@ cdef class RecordCore(Handler):
             waiter = AckWaiter.__new__(AckWaiter)
             waiter.core = self
             waiter.step = step
-            if self.is_stored(step.key):
+            if self.is_stored(step.key) and not step.durable and not self.ack_from_cache:
                 try:
                     self.writer.put(record.text_name(), record, waiter=waiter)
                     record.queued = True
@@ -980,6 +990,8 @@ cdef class RecordCore(Handler):
 
     def find_cached(self, bytes key not None):
         """The record in the memory cache, or None."""
+        if self.cache is None:
+            return None
         return self.cache.find(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
     def admit(self, bytes key not None, int64_t version, bytes text not None, bint stored):
@@ -1005,7 +1017,7 @@ cdef class RecordCore(Handler):
 
     def forget_cached(self, bytes key not None):
         """Drop a record from the memory cache."""
-        cdef Record record = self.cache.find(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        cdef Record record = self.find_cached(key)
         if record is not None:
             self.cache.drop(record)
 
@@ -1023,7 +1035,9 @@ cdef class RecordCore(Handler):
         self.subscribe(connection, name.encode(), action)
 
     cpdef Step make_step(self, int kind, Connection connection, int action, bytes key, collector=None):
-        """A step that is no write."""
+        """A step that is no write; only STEP_GET, which answers through ``collector``, needs no connection."""
+        if key is None or (connection is None and kind != STEP_GET):
+            raise TypeError("a step needs a key and a connection")
         cdef Step step = Step.__new__(Step)
         step.kind = kind
         step.connection = connection

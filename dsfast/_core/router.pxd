@@ -7,8 +7,8 @@ cdef class Handler:
     cdef int handle(self, Connection c, Msg *m, const char *raw, size_t n) except -1
 
 cdef class Router(Dispatcher):
-    cdef readonly list handlers # by topic; None: the feature is off
-    cdef readonly object gate   # PermissionGate, or None while everything is allowed
+    cdef readonly tuple handlers    # by topic; None: the feature is off
+    cdef readonly object gate       # PermissionGate, or None while everything is allowed
 
 cdef inline int action_of(const Msg *m) noexcept nogil:
     return <int>m.i[0] if m.has & 1 else 0

@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.string cimport memcpy
 
 from dsfast._core.buffer cimport Slice
-from dsfast._core.connection cimport Connection, Dispatcher, outlives_sender
+from dsfast._core.connection cimport ST_CLOSING, Connection, Dispatcher, outlives_sender
 from dsfast._core.fanout cimport Registry, Subject
 from dsfast._core.protocol cimport *
 from dsfast._core.protocol import encode
@@ -37,10 +37,15 @@ cdef class Handler:
 cdef class Router(Dispatcher):
     """Topic → handler, through the permission gate if there is one."""
 
+    def __cinit__(self, *_, **__):
+        self.handlers = (None,) * 8
+
     def __init__(self, handlers, gate=None):
-        self.handlers = [None] * 8
+        cdef Handler handler
+        table = [None] * 8
         for topic, handler in handlers.items():
-            self.handlers[topic] = handler
+            table[topic] = handler
+        self.handlers = tuple(table)
         self.gate = gate
 
     cdef int dispatch(self, Connection c, Msg *m, const char *raw, size_t n) except -1:
@@ -53,11 +58,12 @@ cdef class Router(Dispatcher):
         return 0
 
     def forward(self, Connection connection not None, Message message not None):
-        """Hand a message that has been permitted to its handler."""
+        """Hand a message that has been permitted to its handler. Raises ValueError if it is none a client can send."""
         cdef bytes raw = encode(message)
         cdef const char *p = PyBytes_AS_STRING(raw)
         cdef Msg m
-        decode_msg(p, p + len(raw), &m)
+        if decode_msg(p, p + len(raw), &m) == NULL or m.topic >= 8 or self.handlers[m.topic] is None:
+            raise ValueError(f"no handler for {message!r}")
         if connection.is_closed and not outlives_sender(&m):
             return
         (<Handler>self.handlers[m.topic]).handle(connection, &m, p, <size_t>len(raw))
@@ -87,7 +93,7 @@ cdef int answer_error(Connection c, const Msg *m, int action) except -1:
 
 cdef int answer_invalid(Connection c, const Msg *m) except -1:
     """Answer a message whose fields or payload make no sense."""
-    return answer_error(c, m, INVALID_DATA[m.topic])
+    return answer_error(c, m, INVALID_DATA[m.topic & 7])
 
 
 cdef int send_ack(Connection c, const Msg *m, list names=None) except -1:
@@ -125,7 +131,7 @@ cdef int subscribe_names(Connection c, const Msg *m, Registry registry, int repe
     if m.items == 0:
         return 0
     cursor = next_item(m, cursor, &name)
-    while cursor != NULL:
+    while cursor != NULL and c.state < ST_CLOSING:
         registry.subscribe(c, name.p, name.n, &fresh)
         if not fresh:
             start(&a, m.topic, repeated)

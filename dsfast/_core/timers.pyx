@@ -54,10 +54,14 @@ cdef class Timer:
         return self.wheel is not None
 
 
+# Longer than any process lives; keeps the arithmetic of ticks from overflowing.
+cdef uint64_t FAR_MS = <uint64_t>1 << 50
+
+
 cdef class TimingWheel:
     """1024 slots of 10 ms; a timer further away stays in its slot for another round."""
 
-    def __init__(self, loop):
+    def __cinit__(self, loop):
         self.loop = loop
         self.handle = None
         self.wake = self.on_wake
@@ -74,7 +78,7 @@ cdef class TimingWheel:
 
     cdef int schedule(self, Timer timer, uint64_t ms) except -1:
         """(Re)arm a timer to fire in ms milliseconds, one tick late at the most."""
-        cdef uint64_t due = (now_ms() + ms) // TICK_MS + 1
+        cdef uint64_t due = (now_ms() + (ms if ms < FAR_MS else FAR_MS)) // TICK_MS + 1
         cdef Timer head
         timer.unlink()
         if self.closed:
@@ -141,7 +145,9 @@ cdef class TimingWheel:
     cpdef Timer call_later(self, double milliseconds, object callback):
         """Call ``callback()`` once after at least ``milliseconds``; returns the Timer (``cancel()``)."""
         cdef Timer timer = Timer(callback)
-        self.schedule(timer, <uint64_t>milliseconds if milliseconds > 0 else 0)
+        if not milliseconds > 0:
+            milliseconds = 0
+        self.schedule(timer, <uint64_t>milliseconds if milliseconds < <double>FAR_MS else FAR_MS)
         return timer
 
     def close(self):

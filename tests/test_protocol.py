@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsfast._core.protocol import Message, ParseError, Topic, decode, encode
+from dsfast._core.protocol import Message, ParseError, RecordAction, Topic, decode, encode
 
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "vectors/binary-messages.json").read_text()
@@ -261,3 +261,11 @@ def test_invalid_utf8_in_a_name_is_a_parse_error() -> None:
 def test_wrong_wire_type_of_a_known_field_is_a_parse_error() -> None:
     with pytest.raises(ParseError):
         decode(bytes.fromhex("0810041a0408023005"))  # name as varint
+
+
+def test_names_and_versions_in_one_message_stay_apart():
+    """An entry of the map, which is no text, must not be taken for a name."""
+    message = Message(Topic.RECORD, RecordAction.SUBSCRIBE, names=["a", "b"], versions={"v": -2})
+    assert decode(encode(message)) == [message]
+    message = Message(Topic.RECORD, RecordAction.SUBSCRIBE, versions={"v": 1})
+    assert decode(encode(message))[0].names is None

@@ -410,7 +410,8 @@ cdef bint decode_body(Msg *m) noexcept nogil:
             elif not utf8_check(p, <Py_ssize_t>v):
                 return False
             m.has |= <uint32_t>1 << f.id
-            m.items += 1
+            if f.kind != K_VERSIONS:
+                m.items += 1
         p += v
     return True
 
@@ -475,13 +476,18 @@ cdef const char *decode_msg(const char *p, const char *e, Msg *m) noexcept nogil
 
 
 cdef const char *next_item(const Msg *m, const char *cursor, Slice *item) noexcept nogil:
-    """Walk the entries of the repeated field of a decoded message: start with m.body; NULL at the end."""
+    """Walk the names of a decoded message: start with m.body; NULL at the end."""
+    return next_entry(m, cursor, item, False)
+
+
+cdef const char *next_entry(const Msg *m, const char *cursor, Slice *item, bint versions) noexcept nogil:
+    """Walk the names, or the versions; a record message may have both, in any order."""
     cdef uint64_t tag = 0, v = 0
     cdef const char *p = cursor
     cdef const FieldKind *table = FIELDS[m.topic]
     while p < m.end:
         p = varint_get(p, m.end, &tag)
-        if tag >> 3 < 24 and table[tag >> 3].kind >= K_NAMES:
+        if tag >> 3 < 24 and table[tag >> 3].kind >= K_NAMES and (table[tag >> 3].kind == K_VERSIONS) == versions:
             p = varint_get(p, m.end, &v)
             item.p = p
             item.n = <Py_ssize_t>v
@@ -663,11 +669,11 @@ cdef dict versions_of(const Msg *m):
     cdef dict versions = {}
     cdef Slice item, key
     cdef int64_t value = 0
-    cdef const char *cursor = next_item(m, m.body, &item)
+    cdef const char *cursor = next_entry(m, m.body, &item, True)
     while cursor != NULL:
         map_entry(item.p, item.p + item.n, &key, &value)
         versions[PyUnicode_DecodeUTF8(key.p, key.n, NULL)] = value
-        cursor = next_item(m, cursor, &item)
+        cursor = next_entry(m, cursor, &item, True)
     return versions
 
 

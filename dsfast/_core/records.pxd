@@ -73,6 +73,7 @@ cdef class Step:
     cdef readonly bint upsert
     cdef public bint may_read           # its sender may see the record in a VERSION_EXISTS
     cdef public bint holding
+    cdef public bint durable            # the storage has confirmed it already (durability strict)
     cdef public object collector
     cdef list operations
     cdef bint has_float
@@ -90,6 +91,8 @@ cdef class RecordCore(Handler):
     cdef tuple excluded
     cdef tuple hot
     cdef Py_ssize_t max_size
+    cdef readonly bint strict           # broadcasts wait for the storage
+    cdef bint ack_from_cache            # acknowledgements do not
     cdef Py_ssize_t max_index_growth
     cdef Py_ssize_t max_array_length
     cdef int write(self, Connection c, Msg *m, int action) except -1

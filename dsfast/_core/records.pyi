@@ -68,6 +68,7 @@ class Step:
     upsert: bool
     may_read: bool
     holding: bool
+    durable: bool
     collector: Callable[..., object] | None
     @property
     def name(self) -> str: ...
@@ -84,6 +85,7 @@ class RecordCore(Handler):
     writer: Any
     gate: Any
     queues: dict[bytes, Any]
+    strict: bool
     def __init__(
         self, registry: Registry, cache: RecordCache | None, listen: Any, log: Any, options: Any
     ) -> None: ...

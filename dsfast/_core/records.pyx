@@ -329,6 +329,8 @@ cdef class RecordCore(Handler):
         self.options = options
         self.queues = {}
         self.max_size = options.max_size
+        self.strict = options.durability == "strict"
+        self.ack_from_cache = options.durability == "cache"
         self.max_index_growth = options.max_index_growth
         self.max_array_length = options.max_array_length
         self.excluded = tuple(prefix.encode() for prefix in options.storage_exclusion_prefixes)
@@ -543,6 +545,8 @@ cdef class RecordCore(Handler):
         cdef bint undecided = self.gate is not None and (
             step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE or step.kind == STEP_DELETE
             or step.kind == STEP_SUBSCRIBE_CREATE_READ)
+        if self.strict and (step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE) and self.is_stored(step.key):
+            undecided = True        # the storage has to confirm before anybody is told
         if self.cache is not None and not undecided and (not self.queues or step.key not in self.queues):
             if step.kind == STEP_SUBSCRIBE or step.kind == STEP_UNSUBSCRIBE or step.kind == STEP_HOT_WRITE:
                 return self.perform(step, self.cache.find(step_p(step), step_n(step)))
@@ -790,7 +794,7 @@ cdef class RecordCore(Handler):
             waiter = AckWaiter.__new__(AckWaiter)
             waiter.core = self
             waiter.step = step
-            if self.is_stored(step.key):
+            if self.is_stored(step.key) and not step.durable and not self.ack_from_cache:
                 try:
                     self.writer.put(record.text_name(), record, waiter=waiter)
                     record.queued = True

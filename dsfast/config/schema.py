@@ -190,6 +190,13 @@ class RecordConfig(Section):
             extra={"before": _empty_for_none},
         ),
     ] = field(default_factory=list)
+    durability: Annotated[
+        Literal["cache", "storage", "strict"],
+        Meta(
+            description="When a write is acknowledged: in the cache, or confirmed by the storage too; with "
+            "`strict` its broadcast also waits for the storage."
+        ),
+    ] = "storage"
     write_ack_timeout: Annotated[
         int,
         Meta(description="Time after which a write that is not durable yet is answered by an error.", ge=1),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dsfast.handlers.listen import ListenHandler
-    from dsfast.services.storage.write_behind import WriteBehind
+    from dsfast.services.storage.write_behind import Waiter, WriteBehind
 
 __all__ = ["RecordHandler"]
 
@@ -201,23 +201,42 @@ class RecordHandler(RecordCore):
         if step.kind == STEP_DELETE:
             await self._delete(step, record)
             return False
-        if self._plugin is None:
+        if step.is_write and (self.strict or self._plugin is not None):
+            await self._write(step, record)
+        elif self._plugin is None:
             self.perform_now(step, record)
             return absent and self.find_cached(step.key) is None
-        await self._perform_with_plugin(step, record)
+        else:
+            await self._perform_with_plugin(step, record)
         return False
 
+    async def _write(self, step: Step, record: Record | None) -> None:
+        """A write that nobody is told about before a cache plugin, or the storage, has confirmed it."""
+        changed = self.prepare(step, record)
+        if changed is None:
+            return
+        if self._plugin is not None:
+            try:
+                await self._set_in_plugin(step.name, changed.version, loads(changed.text()))
+            except Exception as error:
+                raise CacheWriteError(f"{step.name}: {error}") from error
+        writer = self.writer
+        if self.strict and writer is not None and self.stored(step.key):
+            try:
+                await _confirmed(lambda waiter: writer.put(step.name, changed, waiter=waiter))
+            except Exception as error:
+                # Whether it is stored is unknown; what is cached must not say that it is.
+                self._logger.error("RECORD_UPDATE_ERROR", f"{step.name}: {error}")
+                if self._memory is not None:
+                    self.forget_cached(step.key)
+                self.refuse(step, RecordAction.RECORD_UPDATE_ERROR)
+                return
+            step.durable = True
+        self.commit_now(step, changed)
+
     async def _perform_with_plugin(self, step: Step, record: Record | None) -> None:
-        """As ``perform_now``, with a cache that has to confirm each change before anybody is told."""
-        if step.is_write:
-            changed = self.prepare(step, record)
-            if changed is not None:
-                try:
-                    await self._set_in_plugin(step.name, changed.version, loads(changed.text()))
-                except Exception as error:
-                    raise CacheWriteError(f"{step.name}: {error}") from error
-                self.commit_now(step, changed)
-        elif step.kind == STEP_SUBSCRIBE_CREATE_READ and record is None:
+        """As ``perform_now``, with a cache that has to confirm a creation before anybody is told."""
+        if step.kind == STEP_SUBSCRIBE_CREATE_READ and record is None:
             try:
                 await self._set_in_plugin(step.name, 0, {})
             except Exception as error:
@@ -345,19 +364,9 @@ class RecordHandler(RecordCore):
         self.refuse(step, RecordAction.RECORD_DELETE_ERROR)
 
     async def _delete_stored(self, name: str) -> None:
-        assert self.writer is not None
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def answered(error: Exception | None) -> None:
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        self.writer.delete(name, answered)
-        await done
+        writer = self.writer
+        assert writer is not None
+        await _confirmed(lambda waiter: writer.delete(name, waiter))
 
     def _keep(self, record: Record) -> None:
         """The storage refused to delete a record: what it had not saved before is still to be saved."""
@@ -510,6 +519,22 @@ class RecordHandler(RecordCore):
 
 class LateError(Exception):
     """A plugin did not answer in time."""
+
+
+async def _confirmed(queue: Callable[[Waiter], None]) -> None:
+    """Queue an operation for the storage and wait until it is durable; raises what it failed with."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def answered(error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    queue(answered)
+    await done
 
 
 async def _within(milliseconds: float, late: str, work: Awaitable[T]) -> T:

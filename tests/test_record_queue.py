@@ -145,6 +145,7 @@ class Records(RuleBasedStateMachine):
     """One server, some clients."""
 
     services: ClassVar[dict[str, Any]] = {}
+    durability = "storage"
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +167,11 @@ class Records(RuleBasedStateMachine):
         config = {
             "cache": {"type": "default", "options": {"maxEntries": 1}},
             "permissionTimeout": 60_000,
-            "record": {"storageRetrievalTimeout": 60_000, "storageExclusionPrefixes": ["tmp/"]},
+            "record": {
+                "storageRetrievalTimeout": 60_000,
+                "storageExclusionPrefixes": ["tmp/"],
+                "durability": self.durability,
+            },
             "logLevel": "OFF",
         }
         self.running = await self.stack.enter_async_context(
@@ -380,12 +385,23 @@ class WithBoth(Records):
     services: ClassVar[dict[str, Any]] = {"cache": GatedCache, "permission": Allowing}
 
 
-@pytest.mark.parametrize("machine", [Records, WithPermission, WithCachePlugin, WithBoth])
+class Strict(Records):
+    durability = "strict"
+
+
+class AcknowledgedFromTheCache(Records):
+    durability = "cache"
+
+
+MACHINES = [Records, WithPermission, WithCachePlugin, WithBoth, Strict, AcknowledgedFromTheCache]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 def test_random_operations(machine: Any) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

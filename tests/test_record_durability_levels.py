@@ -1,4 +1,4 @@
-"""When a write is acknowledged, and when it is told to others: `record.durability` (cluster.md section 2.12)."""
+"""When a write is acknowledged, and when others are told: `record.durability` (cluster.md section 2.12)."""
 
 from collections.abc import AsyncIterator
 

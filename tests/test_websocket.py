@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import struct
 
 import pytest
@@ -653,6 +654,20 @@ async def test_a_kept_connection_without_a_request_is_cut_off():
         client.write(get("/health-check"))
         assert (await client.response()).status == 200
         await client.ended()
+
+
+async def test_a_client_that_asks_and_never_reads_is_cut_off():
+    async with serve() as s:
+        client = await s.connect(receive_buffer=4096)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                client.write(get("/x") * 1000)
+                await client.drain()
+                if not s.endpoint.core.connections:
+                    break
+            else:
+                pytest.fail("its answers are kept without end")
+        await s.gone()
 
 
 async def test_half_a_close_by_a_client_that_waits_for_its_answer():

@@ -51,6 +51,7 @@ cdef enum:
     READ_BUFFER = 256 * 1024
     HEAD_LIMIT = 16 * 1024          # bytes of a request head
     HEAD_TIMEOUT_MS = 10_000        # to send a request head, or the next one on a kept connection
+    HTTP_BACKLOG = 1 << 20          # bytes of answers waiting, before a connection is cut off that asks for more
     CLOSE_TIMEOUT_MS = 2_000        # for the peer to answer our close frame
     WAITING_MESSAGES = 1000         # behind a hold, before reading stops
     WAITING_BYTES = 1 << 20
@@ -863,6 +864,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 if self.state == ST_CHALLENGE and 0 <= offset < len(data):
                     # The client did not wait for the answer; the rest are frames.
                     return self.receive(p + offset, n - <size_t>offset)
+                return 0
+            if self.transport.get_write_buffer_size() > HTTP_BACKLOG:
+                # It goes on asking without reading the answers.
+                self.abort()
                 return 0
             status, headers, body = self.endpoint.owner.on_http(request)
             self.http_reply(status, headers, body, request.keep_alive, request.method == "HEAD")

@@ -826,6 +826,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.endpoint.owner.log_auth_timeout(self)
             self.reply(T_CONNECTION, CONNECTION_AUTHENTICATION_TIMEOUT)
             return self.close(0)
+        if self.reading_paused:
+            self.last_seen = now        # it is us who do not listen
         if now - self.last_seen > 2 * self.endpoint.heartbeat_interval:
             self.endpoint.owner.log_heartbeat(self)
             return self.close(0)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from wire import CHALLENGE, auth_request, frame, serve, upgrade_request
 
 from dsfast._core.connection import Connection, Dispatcher, Endpoint
 from dsfast._core.events import EventHandler
@@ -19,7 +20,6 @@ from dsfast._core.protocol import EventAction, Message, RecordAction, Topic, dec
 from dsfast._core.records import Record, RecordCache, Step
 from dsfast._core.router import Router
 from dsfast._core.timers import TimingWheel
-from tests.wire import CHALLENGE, auth_request, frame, serve, upgrade_request
 
 
 class FakeTransport:
@@ -156,6 +156,22 @@ async def test_a_failing_close_callback_and_listener_do_not_keep_the_user_online
         await client.close()
         await running.gone()
         running.assert_empty()
+
+
+async def test_a_failing_logger_does_not_keep_a_lost_connection() -> None:
+    core = Core()
+    connection, _ = core.connect()
+    core.registry.add("a", connection)
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    core.owner.log_exception = fail  # type: ignore[method-assign]
+    core.owner.on_closed = fail
+    connection.on_close(fail)
+    connection.connection_lost(None)
+    assert core.registry.names() == []
+    assert core.endpoint.connections == set()
 
 
 async def test_a_closed_connection_cannot_subscribe_any_more() -> None:

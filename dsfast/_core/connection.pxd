@@ -101,6 +101,8 @@ cdef class Connection(ConnectionBase):
     cdef int close(self, int code) except -1
     cdef int end_writing(self) except -1
     cdef int finish(self) except -1
+    cdef int guarded(self, callback, str text) except -1
+    cdef int log_fault(self, str text, error) except -1
     cdef int arm(self) except -1
     cdef int on_timer(self) except -1
     cdef int feed_http(self, char *p, size_t n) except -1

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import logging
 import uuid
 from collections import deque
 
@@ -293,7 +294,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             else:
                 self.receive(self.endpoint.read_buffer, <size_t>nbytes)
         except Exception as error:
-            self.endpoint.owner.log_exception("exception while reading from a connection", error)
+            self.log_fault("exception while reading from a connection", error)
             self.close(1011)
 
     def eof_received(self):
@@ -312,7 +313,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         try:
             self.drain()
         except Exception as error:
-            self.endpoint.owner.log_exception("exception while writing to a slow connection", error)
+            self.log_fault("exception while writing to a slow connection", error)
             self.abort()
 
     def connection_lost(self, exc):
@@ -515,7 +516,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 return self.on_open_message(m, raw, n)
             except Exception as error:
                 # Whatever goes wrong while handling a message ends there: the loop and everybody else go on.
-                self.endpoint.owner.log_exception("exception while handling a message", error)
+                self.log_fault("exception while handling a message", error)
                 return 0
         if self.state == ST_CHALLENGE:
             self.on_challenge(m)
@@ -693,7 +694,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             try:
                 self.endpoint.router.dispatch(self, &m, PyBytes_AS_STRING(raw), <size_t>len(raw))
             except Exception as error:
-                self.endpoint.owner.log_exception("exception while handling a message", error)
+                self.log_fault("exception while handling a message", error)
         if self.reading_paused and not self.waiting and self.state == ST_OPEN:
             self.reading_paused = False
             self.transport.resume_reading()
@@ -745,22 +746,31 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.finished = True
         if self.holds == 0:
             self.waiting = None     # the message that is being handled is what ended the connection
-        if self.was_open:
-            callbacks, self.close_callbacks = self.close_callbacks, None
-            for callback in callbacks or ():
-                try:
-                    callback(self)
-                except Exception as error:
-                    self.endpoint.owner.log_exception("exception in a close callback", error)
+        callbacks, self.close_callbacks = self.close_callbacks, None
+        for callback in callbacks or ():
+            self.guarded(callback, "exception in a close callback")
         try:
             self.drop_subscriptions()
         except Exception as error:
-            self.endpoint.owner.log_exception("exception while ending subscriptions", error)
+            self.log_fault("exception while ending subscriptions", error)
         if self.was_open:
-            try:
-                self.endpoint.owner.on_closed(self)
-            except Exception as error:
-                self.endpoint.owner.log_exception("exception while closing a connection", error)
+            self.guarded(self.endpoint.owner.on_closed, "exception while closing a connection")
+        return 0
+
+    cdef int guarded(self, callback, str text) except -1:
+        """Tell somebody who must not keep the others from being told."""
+        try:
+            callback(self)
+        except Exception as error:
+            self.log_fault(text, error)
+        return 0
+
+    cdef int log_fault(self, str text, error) except -1:
+        try:
+            self.endpoint.owner.log_exception(text, error)
+        except Exception:
+            # The logger fails as well. What is being done when this is called has to go on.
+            logging.getLogger("dsfast").exception(text)
         return 0
 
     cdef int on_slow(self) except -1:
@@ -794,7 +804,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.muted = True
         self.endpoint.hub.loop.call_soon(self.abort)
         if error is not None:
-            self.endpoint.owner.log_exception("exception while writing to a connection", error)
+            self.log_fault("exception while writing to a connection", error)
         return 0
 
     def abort(self):

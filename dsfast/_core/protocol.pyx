@@ -544,6 +544,15 @@ cdef int put_versions(Buf *out, int number, dict versions) except -1:
 # The inner message is built here first, since its length goes in front of it.
 cdef Buf body = Buf(NULL, 0, 0)
 
+cdef enum:
+    BODY_KEEP = 4 << 20     # memory kept between messages
+
+
+cdef inline void end_body() noexcept nogil:
+    if unlikely(body.cap > BODY_KEEP):
+        buf_free(&body)
+
+
 cdef int encode_body(const Msg *m, list names, dict versions) except -1:
     cdef int number
     cdef const FieldKind *f
@@ -599,6 +608,7 @@ cdef int encode_msg(const Msg *m, Buf *out, list names=None, dict versions=None)
     size = message_size()
     q = buf_room(out, size + 10)
     out.n += put_message(q, m.topic, size) - q
+    end_body()
     return 0
 
 
@@ -612,6 +622,7 @@ cdef int encode_frame(const Msg *m, Buf *out, list names=None, dict versions=Non
     start = q = buf_room(out, size + 24)
     q += frame_header(q, varint_size(size) + size, 2)
     out.n += put_message(q, m.topic, size) - start
+    end_body()
     return 0
 
 

@@ -1,5 +1,6 @@
 # make serve   build and run the server on 127.0.0.1:6020
 # make test    everything the tests need, then the tests (PYTEST_ARGS=... for pytest)
+# make fuzz    the long tests: a million random inputs, 20 000 rounds of clients (FUZZ=... CYCLES=...)
 # make lint    ruff and mypy
 # make docs    write docs/configuration.md from the schema
 # make bench   measure (BENCH_ARGS=...)
@@ -22,8 +23,10 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 CORE := setup.py $(wildcard dsfast/_core/*.pyx dsfast/_core/*.pxd dsfast/_core/*.h)
 JS := tests/js
+FUZZ ?= 1000000
+CYCLES ?= 20000
 
-.PHONY: serve test lint docs bench dist clean build test-tools
+.PHONY: serve test fuzz lint docs bench dist clean build test-tools
 .DEFAULT_GOAL := build
 
 build: $(VENV)/.built
@@ -33,6 +36,10 @@ serve: $(VENV)/.built
 
 test: $(VENV)/.built test-tools
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.built $(VENV)/.test-packages
+	@DSFAST_FUZZ=$(FUZZ) DSFAST_CYCLES=$(CYCLES) $(PY) -m pytest -s $(PYTEST_ARGS) \
+		tests/test_protocol.py tests/test_fuzz.py tests/test_leaks.py
 
 lint: $(VENV)/.built $(VENV)/.test-packages
 	@$(VENV)/bin/ruff check .

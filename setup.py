@@ -18,6 +18,10 @@ CFLAGS = [
     "-g1",
     "-fno-omit-frame-pointer",
 ]
+# DSFAST_SANITIZE=1 builds for tools/sanitize: every access to memory is checked.
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+if not os.environ.get("DSFAST_SANITIZE"):
+    SANITIZE = []
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -33,7 +37,15 @@ sources = sorted(path for path in CORE.glob("*.pyx") if not wanted or path.stem 
 
 setup(
     ext_modules=cythonize(
-        [Extension(f"dsfast._core.{path.stem}", [str(path)], extra_compile_args=CFLAGS) for path in sources],
+        [
+            Extension(
+                f"dsfast._core.{path.stem}",
+                [str(path)],
+                extra_compile_args=CFLAGS + SANITIZE,
+                extra_link_args=SANITIZE,
+            )
+            for path in sources
+        ],
         compiler_directives=DIRECTIVES,
         nthreads=int(os.environ.get("DSFAST_JOBS", "0")),
     ),

@@ -17,7 +17,8 @@ from dsfast._core.connection import Connection, Dispatcher, Endpoint
 from dsfast._core.events import EventHandler
 from dsfast._core.fanout import Hub, Peer, Registry
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic, decode
-from dsfast._core.records import Record, RecordCache, Step
+from dsfast._core.record_cache import Record, RecordCache
+from dsfast._core.records import Step
 from dsfast._core.router import Router
 from dsfast._core.timers import TimingWheel
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsfast._core.protocol import Message, ParserAction, Topic, encode
-from dsfast._core.records import RecordCache
+from dsfast._core.record_cache import RecordCache
 from tests.record_client import GatedStorage, R, RecordClient
 from tests.wire import TIMEOUT, Running, serve
 

@@ -8,16 +8,6 @@ from dsfast._core.fanout import Hub, Peer
 from dsfast._core.protocol import Message
 from dsfast._core.timers import TimingWheel
 
-class HttpRequest:
-    """One request on the port; header names are lower case."""
-
-    method: str
-    target: bytes
-    headers: dict[str, str]
-    body: bytearray
-    keep_alive: bool
-    upgrade: bool
-
 class Dispatcher: ...
 
 class Endpoint:

@@ -1,4 +1,4 @@
-"""Record cache, record writes and the fast path of the record handler (spec/records.md)."""
+"""Record writes and the fast path of the record handler (spec/records.md)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from dsfast._core.connection import Connection
 from dsfast._core.fanout import Hub, Registry
 from dsfast._core.protocol import Message
+from dsfast._core.record_cache import Record, RecordCache
 from dsfast._core.router import Handler
 
 STEP_WRITE: int
@@ -19,37 +20,6 @@ STEP_UNSUBSCRIBE: int
 STEP_DELETE: int
 STEP_RELOAD: int
 STEP_GET: int
-
-class Record:
-    """One record as of its newest version; also the snapshot source of the write-behind layer."""
-
-    version: int
-    size: int
-    def __init__(self, key: bytes, version: int, text: bytes) -> None: ...
-    def text(self) -> bytes: ...
-    def taken(self) -> None: ...
-    def saved(self, version: int) -> None: ...
-
-class RecordCache:
-    """Memory cache with approximate LRU; bounds in bytes and entries, ``ttl`` in ms, 0: none."""
-
-    max_bytes: int
-    max_entries: int
-    used_bytes: int
-    hits: int
-    misses: int
-    evictions: int
-    ttl: int
-    over_limit: bool
-    def __init__(self, max_bytes: int = 0, max_entries: int = 0, ttl: int = 0) -> None: ...
-    def __len__(self) -> int: ...
-    def close(self) -> None: ...
-    def expire(self) -> int: ...
-    def shrink(self) -> None: ...
-    def lookup(self, name: str) -> Record | None: ...
-    def store(self, name: str, version: int, text: bytes) -> None: ...
-    def remove(self, name: str) -> bool: ...
-    def stats(self) -> dict[str, int]: ...
 
 class Step:
     """One operation on one record, waiting for its turn or being performed."""

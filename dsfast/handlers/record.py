@@ -17,6 +17,7 @@ from dsfast._core.connection import Connection
 from dsfast._core.fanout import Registry
 from dsfast._core.json_text import dumps, loads
 from dsfast._core.protocol import Message, RecordAction, Topic
+from dsfast._core.record_cache import Record, RecordCache
 from dsfast._core.records import (
     STEP_DELETE,
     STEP_GET,
@@ -26,8 +27,6 @@ from dsfast._core.records import (
     STEP_SUBSCRIBE,
     STEP_SUBSCRIBE_CREATE_READ,
     STEP_UNSUBSCRIBE,
-    Record,
-    RecordCache,
     RecordCore,
     Step,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsfast._core.json_text import dumps, loads
-from dsfast._core.records import RecordCache
+from dsfast._core.record_cache import RecordCache
 from dsfast.plugin import Cache
 
 __all__ = ["MemoryCache"]

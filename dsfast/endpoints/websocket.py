@@ -195,7 +195,8 @@ class WebSocketEndpoint(ConnectionEndpoint):
         """A websocket was opened."""
         if self.logger.should_log(1):
             data = connection.handshake_data
-            self.logger.info("INCOMING_CONNECTION", f"from {data['referer']} ({data['remoteAddress']})")
+            referer = data["referer"] or "undefined"
+            self.logger.info("INCOMING_CONNECTION", f"from {referer} ({data['remoteAddress']})")
 
     def log_limited(self, connection: Connection, event: str, text: str) -> None:
         """A message made no sense; a client can send many of them."""

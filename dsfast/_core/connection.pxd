@@ -54,6 +54,7 @@ cdef class Connection(ConnectionBase):
     cdef bint was_open
     cdef bint reading_paused
     cdef bint in_fragments
+    cdef bint peer_closed       # the peer has sent its close frame
     cdef uint32_t attempts
     cdef uint32_t bad
     cdef uint32_t holds         # effects of later messages wait while this is above zero

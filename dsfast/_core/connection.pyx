@@ -383,6 +383,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                     return self.close(1002)
                 if not utf8_check(p + 2, <Py_ssize_t>n - 2):
                     return self.close(1007)
+            self.peer_closed = True
             return self.close(code)
         return 0
 
@@ -639,7 +640,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.transport.resume_reading()
         # A socket closed with unread input resets the connection, and the peer might never see the close frame:
         # end our half only and read on until the peer has gone.
-        if self.transport.can_write_eof():
+        # A peer that has sent its close frame sends no more.
+        if not self.peer_closed and self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()

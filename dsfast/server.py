@@ -228,11 +228,12 @@ class Server:
 
     async def run(self) -> None:
         """Start, and return when the server has been stopped; cancelling stops it."""
-        await self.start()
         try:
+            # The start belongs here too: it may be cancelled in the moment in which it has just succeeded.
+            await self.start()
             await self._stopped.wait()
         except asyncio.CancelledError:
-            if self._stopping is None:
+            if self._stopping is None and self._state is not State.STOPPED:
                 await self.stop()
             raise
 

@@ -249,6 +249,16 @@ class HttpServerOptions(Section):
         str, Meta(description="`GET` of this path answers 200 while the server works.", min_length=1)
     ] = "/health-check"
     max_message_size: Annotated[int, Meta(description="Largest body of a request.", ge=0)] = MIB
+    allow_all_origins: Annotated[
+        bool, Meta(description="Pages of every origin may connect; false: only those of `origins`.")
+    ] = True
+    origins: Annotated[
+        list[str],
+        Meta(
+            description="Origins that may connect, compared exactly with `Origin`, or `Referer` without one.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=list)
 
 
 class HttpServerSection(Section):

@@ -26,24 +26,28 @@ class Request(Protocol):
 class HttpRoutes:
     """Which path is answered how."""
 
-    def __init__(self, health_check_path: str, trouble: Callable[[], tuple[int, bytes] | None]) -> None:
+    def __init__(
+        self, health_check_path: str, trouble: Callable[[], tuple[int, bytes] | None], every_origin: bool
+    ) -> None:
         """``trouble()`` tells the status and body of the health check while something is wrong."""
         self._health_check_path = health_check_path.encode()
         self._trouble = trouble
+        self._every_origin = every_origin
 
     def answer(self, request: Request) -> HttpResponse:
         """The answer to one request; the query of the target does not matter."""
         if request.method not in ("GET", "POST"):
-            return _text(405, "Unsupported method. Supported methods: GET, POST, OPTIONS")
+            return self._text(405, "Unsupported method. Supported methods: GET, POST, OPTIONS")
         if request.method == "GET" and request.target.partition(b"?")[0] == self._health_check_path:
             status, body = self._trouble() or (200, b"")
-            return status, _headers("application/json; charset=utf-8"), body
-        return _text(404, "Endpoint not found.")
+            return status, self._headers("application/json; charset=utf-8"), body
+        return self._text(404, "Endpoint not found.")
 
+    def _text(self, status: int, text: str) -> HttpResponse:
+        return status, self._headers("text/plain; charset=utf-8"), text.encode() + END
 
-def _text(status: int, text: str) -> HttpResponse:
-    return status, _headers("text/plain; charset=utf-8"), text.encode() + END
-
-
-def _headers(content_type: str) -> dict[str, str]:
-    return {"Content-Type": content_type, "Access-Control-Allow-Origin": "*"}
+    def _headers(self, content_type: str) -> dict[str, str]:
+        headers = {"Content-Type": content_type}
+        if self._every_origin:
+            headers["Access-Control-Allow-Origin"] = "*"
+        return headers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsfast._core.connection import Connection, Endpoint
 from dsfast.endpoints.http import HttpResponse, HttpRoutes, Request
-from dsfast.plugin import ConnectionEndpoint, ConnectionListener
+from dsfast.plugin import ConnectionEndpoint, ConnectionListener, PluginError
 from dsfast.services.authentication import OpenAuthentication
 from dsfast.services.logger import FloodGuard
 from dsfast.services.monitoring import NoMonitoring
@@ -44,7 +44,11 @@ class WebSocketEndpoint(ConnectionEndpoint):
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
         self._logins: set[asyncio.Task[None]] = set()
-        self._routes = HttpRoutes(self.config.http_server.options.health_check_path, self._trouble)
+        self._routes = HttpRoutes(
+            self.config.http_server.options.health_check_path,
+            self._trouble,
+            self.config.http_server.options.allow_all_origins,
+        )
         self._listeners = [
             plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
         ]
@@ -65,6 +69,8 @@ class WebSocketEndpoint(ConnectionEndpoint):
     async def when_ready(self) -> None:
         """Open the port."""
         http = self.config.http_server.options
+        if not http.allow_all_origins and not http.origins:
+            raise PluginError("HTTP allowAllOrigins set to false but no origins provided")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self.core.make, http.host, http.port, backlog=BACKLOG)
         for listening in self._server.sockets:
@@ -127,8 +133,12 @@ class WebSocketEndpoint(ConnectionEndpoint):
         return self._routes.answer(request)
 
     def origin_allowed(self, headers: Mapping[str, str]) -> bool:
-        """Whether a page of this origin may open a websocket; at present every one may."""
-        return True
+        """Whether a page of this origin may open a websocket (protocol-binary.md section 1).
+
+        Browsers send cookies with an upgrade whatever page asks for it, so the rules of HTTP hold here too.
+        """
+        http = self.config.http_server.options
+        return http.allow_all_origins or (headers.get("origin") or headers.get("referer")) in http.origins
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
         """Address of a client: that of its socket, nobody else is trusted about it."""

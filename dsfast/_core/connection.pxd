@@ -66,6 +66,7 @@ cdef class Connection(ConnectionBase):
     cdef size_t need            # bytes that frame will have
     cdef size_t skip            # while closing: bytes to pass over before the next frame; all ones: for ever
     cdef Buf fragments
+    cdef public object lane     # messages whose permission is being decided (dsfast/handlers/permission.py)
     cdef object waiting         # deque of messages behind a hold
     cdef size_t waiting_size
     cdef object head            # raw request head, for handshake_data

@@ -583,6 +583,11 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.transport.pause_reading()
         return 0
 
+    @property
+    def held(self):
+        """How many times ``hold`` was called and not undone by ``release``."""
+        return self.holds
+
     cpdef hold(self):
         """Let later messages of this connection wait until ``release`` was called as often as ``hold``."""
         self.holds += 1
@@ -594,6 +599,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if self.holds == 0:
             raise RuntimeError("release without hold")
         self.holds -= 1
+        if self.lane is not None:
+            self.lane.resume()      # those came earlier
         while self.holds == 0 and self.waiting:
             raw = self.waiting.popleft()
             self.waiting_size -= <size_t>len(raw)

@@ -5,7 +5,7 @@ from dsfast._core.connection cimport Connection
 from dsfast._core.fanout cimport Hub, Peer, Registry, StateWriter, Subject
 from dsfast._core.protocol cimport Msg
 from dsfast._core.record_cache cimport Record, RecordCache
-from dsfast._core.router cimport Handler
+from dsfast._core.router cimport Gate, Handler
 
 cpdef enum:
     STEP_WRITE = 1
@@ -46,6 +46,7 @@ cdef class RecordCore(Handler):
     cdef readonly RecordCache cache     # None with a cache plugin
     cdef public object writer           # WriteBehind, or None
     cdef public object gate
+    cdef public Gate core_gate          # decides first, if the permission is one of the core's
     cdef object listen
     cdef object log
     cdef object options

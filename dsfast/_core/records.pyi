@@ -7,7 +7,7 @@ from dsfast._core.connection import Connection
 from dsfast._core.fanout import Hub, Registry
 from dsfast._core.protocol import Message
 from dsfast._core.record_cache import Record, RecordCache
-from dsfast._core.router import Handler
+from dsfast._core.router import Gate, Handler
 
 STEP_WRITE: int
 STEP_HOT_WRITE: int
@@ -54,6 +54,7 @@ class RecordCore(Handler):
     cache: RecordCache | None
     writer: Any
     gate: Any
+    core_gate: Gate | None
     queues: dict[bytes, Any]
     strict: bool
     def __init__(
@@ -61,6 +62,7 @@ class RecordCore(Handler):
     ) -> None: ...
     def stored(self, key: bytes) -> bool: ...
     def enqueue(self, step: Step) -> None: ...
+    def turn_now(self, step: Step, record: Record | None) -> int: ...
     def perform_now(self, step: Step, record: Record | None) -> None: ...
     def prepare(self, step: Step, record: Record | None) -> Record | None: ...
     def commit_now(self, step: Step, record: Record) -> None: ...

@@ -18,7 +18,9 @@ from dsfast._core.json_text cimport (
 )
 from dsfast._core.protocol cimport *
 from dsfast._core.record_cache cimport Record, RecordCache
-from dsfast._core.router cimport Handler, action_of, answer_error, answer_invalid, names_ok, send_ack
+from dsfast._core.router cimport (
+    VERDICT_ALLOWED, VERDICT_WAITS, Handler, action_of, answer_error, answer_invalid, names_ok, send_ack,
+)
 
 cdef enum:
     HOLE_COST = 5           # "null," of one array hole
@@ -49,6 +51,8 @@ cdef class Step:
             message.data = self.data
             message.path = self.path
             message.version = self.version if self.has_version else None
+            if self.upsert:
+                message.original_action = self.action
         message.is_write_ack = True if self.write_ack else None
         message.correlation_id = self.correlation_id.decode() if self.correlation_id is not None else None
         return message
@@ -319,30 +323,45 @@ cdef class RecordCore(Handler):
 
     cdef int submit(self, Step step) except -1:
         """Perform a step at once if nothing has to be waited for, else queue it."""
-        cdef Record record
+        cdef Record record = None
+        cdef int verdict
+        cdef bint ready = False
         # What can change a record is decided about in its turn (sections 6.2 and 7), all else was on arrival.
         cdef bint undecided = self.gate is not None and (
             step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE or step.kind == STEP_DELETE
             or step.kind == STEP_SUBSCRIBE_CREATE_READ)
-        if self.strict and (step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE) and self.is_stored(step.key):
-            undecided = True        # the storage has to confirm before anybody is told
-        if self.cache is not None and not undecided and (not self.queues or step.key not in self.queues):
-            if step.kind == STEP_SUBSCRIBE or step.kind == STEP_UNSUBSCRIBE or step.kind == STEP_HOT_WRITE:
-                return self.perform(step, self.cache.find(step_p(step), step_n(step)))
+        if (self.cache is not None and (not undecided or self.core_gate is not None)
+                and (not self.queues or step.key not in self.queues)):
             record = self.cache.find(step_p(step), step_n(step))
-            if step.kind == STEP_DELETE:
-                if not self.is_stored(step.key):
-                    return self.perform(step, record)
-            elif step.kind == STEP_RELOAD:
-                pass
-            elif record is not None or not self.is_stored(step.key):
-                return self.perform(step, record)
+            if step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE:
+                if self.strict and self.is_stored(step.key):
+                    pass                # the storage has to confirm before anybody is told
+                else:
+                    ready = step.kind == STEP_HOT_WRITE or record is not None or not self.is_stored(step.key)
+            elif step.kind == STEP_SUBSCRIBE or step.kind == STEP_UNSUBSCRIBE:
+                ready = True
+            elif step.kind == STEP_DELETE:
+                ready = not self.is_stored(step.key)
+            elif step.kind != STEP_RELOAD:
+                ready = record is not None or not self.is_stored(step.key)
+        if ready and undecided:
+            verdict = self.core_gate.turn(step, record)
+            if verdict == VERDICT_WAITS:
+                ready = False
+            elif verdict != VERDICT_ALLOWED:
+                return 0                # its sender has been told
+        if ready:
+            return self.perform(step, record)
         self.enqueue(step)
         return 0
 
     def enqueue(self, Step step not None):
         """Queue a step behind the others of its record (overridden in Python)."""
         raise NotImplementedError
+
+    def turn_now(self, Step step not None, Record record):
+        """What the core's permission says of a step whose turn it is (VERDICT_...); a refused one is answered."""
+        return self.core_gate.turn(step, record)
 
     def perform_now(self, Step step not None, Record record):
         """Perform a step whose turn has come on the state of its record (None: there is none)."""

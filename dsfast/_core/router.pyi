@@ -6,6 +6,14 @@ from typing import Any
 from dsfast._core.connection import Connection, Dispatcher
 from dsfast._core.protocol import Message
 
+VERDICT_DENIED: int
+VERDICT_ALLOWED: int
+VERDICT_FAILED: int
+VERDICT_WAITS: int
+
+class Gate:
+    """Decides in the core about what needs no waiting."""
+
 class Handler:
     """Base of the handlers."""
 
@@ -16,5 +24,8 @@ class Router(Dispatcher):
     """Topic → handler, through the permission gate if there is one."""
 
     gate: Any
-    def __init__(self, handlers: Mapping[int, Handler], gate: Any = None) -> None: ...
+    core_gate: Gate | None
+    def __init__(
+        self, handlers: Mapping[int, Handler], gate: Any = None, core_gate: Gate | None = None
+    ) -> None: ...
     def forward(self, connection: Connection, message: Message) -> None: ...

@@ -16,6 +16,18 @@ from dsfast._core.protocol import encode
 cdef int[8] INVALID_DATA = [0, 0, 0, 0, EVENT_INVALID_MESSAGE_DATA, REC_INVALID_MESSAGE_DATA, RPC_INVALID_MESSAGE_DATA, PRE_INVALID_PRESENCE_USERS]
 
 
+cdef class Gate:
+    """Decides in the core about what needs no waiting; refusals it answers itself. Base of the ValveGate."""
+
+    cdef int arrival(self, Connection c, const Msg *m) except -1:
+        """Decide about a message that has just arrived."""
+        return VERDICT_WAITS
+
+    cdef int turn(self, object step, object record) except -1:
+        """Decide about a step of the record handler whose turn it is, on the present state of its record."""
+        return VERDICT_WAITS
+
+
 cdef class Handler:
     """Base of the handlers. Those in Python override ``on_message``, those of the core ``handle``."""
 
@@ -40,20 +52,29 @@ cdef class Router(Dispatcher):
     def __cinit__(self, *_, **__):
         self.handlers = (None,) * 8
 
-    def __init__(self, handlers, gate=None):
+    def __init__(self, handlers, gate=None, Gate core_gate=None):
         cdef Handler handler
         table = [None] * 8
         for topic, handler in handlers.items():
             table[topic] = handler
         self.handlers = tuple(table)
         self.gate = gate
+        self.core_gate = core_gate
 
     cdef int dispatch(self, Connection c, Msg *m, const char *raw, size_t n) except -1:
+        cdef int verdict
         handler = self.handlers[m.topic]
         if handler is None:
             return c.unknown_topic()
         if self.gate is None:
             return (<Handler>handler).handle(c, m, raw, n)
+        # While an earlier message waits for its decision, later ones queue up behind it in the gate.
+        if self.core_gate is not None and c.lane is None:
+            verdict = self.core_gate.arrival(c, m)
+            if verdict == VERDICT_ALLOWED:
+                return (<Handler>handler).handle(c, m, raw, n)
+            if verdict != VERDICT_WAITS:
+                return 0
         self.gate.check(c, to_message(m))
         return 0
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Awaitable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 from dsfast._core.connection import Connection
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
-from dsfast.plugin import Logger, Permission
+from dsfast.plugin import Logger, Permission, PluginError
 
 if TYPE_CHECKING:
     from dsfast.handlers import MessageRouter
 
-__all__ = ["Decision", "PermissionGate"]
+__all__ = ["Decision", "Lane", "PermissionGate", "refusal"]
 
 
 class Decision(Enum):
@@ -71,6 +72,18 @@ DECIDED_IN_TURN = frozenset(
 )
 
 
+CHANGES_RECORDS = DECIDED_IN_TURN | {
+    RecordAction.NOTIFY,
+    RecordAction.CREATEANDUPDATE,
+    RecordAction.CREATEANDPATCH,
+    RecordAction.SUBSCRIBECREATEANDREAD,
+}
+
+LANE_CHECKS = 1000
+LANE_BYTES = 1 << 20
+"""Messages, and bytes, of one connection that may wait for decisions; then it is not read any further."""
+
+
 def refusal(message: Message, decision: Decision, action: int | None = None) -> Message:
     """The answer to a refused message; ``action`` is the client's, if another one was checked."""
     denied, failed = REFUSALS[message.topic]
@@ -83,6 +96,78 @@ def refusal(message: Message, decision: Decision, action: int | None = None) -> 
         is_error=True,
         is_write_ack=True if message.is_write_ack else None,
     )
+
+
+class _Check:
+    """A message whose permission is being decided, or that waits behind one."""
+
+    __slots__ = ("bulk", "changes_records", "decisions", "message", "parts")
+
+    def __init__(self, message: Message, parts: list[Message], bulk: bool) -> None:
+        self.message = message
+        self.parts = parts  # one message for each name
+        self.bulk = bulk
+        self.decisions: list[Decision | Awaitable[Any]] | None = None  # not asked yet
+        self.changes_records = message.topic == Topic.RECORD and message.action in CHANGES_RECORDS
+
+    @property
+    def is_decided(self) -> bool:
+        return self.decisions is not None and all(isinstance(answer, Decision) for answer in self.decisions)
+
+    @property
+    def size(self) -> int:
+        """What it keeps in memory, in bytes, roughly."""
+        return 500 * (1 + len(self.parts)) + len(self.message.data or b"")
+
+
+class Lane:
+    """The messages of one connection from the first that waits for its decision on.
+
+    They are decided about at the same time, but each takes effect only after those before it. Only what comes
+    behind a message that may change records is not asked about before its turn: a rule may look at them.
+    """
+
+    def __init__(self, gate: PermissionGate, connection: Connection) -> None:
+        self._gate = gate
+        self._connection = connection
+        self._checks: deque[_Check] = deque()
+        self._size = 0
+        self._changing = 0
+        self._full = False  # then this lane holds the connection
+        self._running = False
+
+    def add(self, check: _Check) -> None:
+        """Put a message behind the others."""
+        if not self._changing:
+            self._gate.ask_all(self._connection, check)
+        self._checks.append(check)
+        self._size += check.size
+        self._changing += check.changes_records
+        if not self._full and (len(self._checks) >= LANE_CHECKS or self._size >= LANE_BYTES):
+            self._full = True
+            self._connection.hold()
+
+    def resume(self) -> None:
+        """Let the messages whose turn it is take effect. Called whenever that may have changed."""
+        if self._running:
+            return
+        self._running = True
+        checks, connection = self._checks, self._connection
+        while checks and connection.held == self._full:
+            if checks[0].decisions is None:
+                self._gate.ask_all(connection, checks[0])
+            if not checks[0].is_decided:
+                break
+            check = checks.popleft()
+            self._size -= check.size
+            self._changing -= check.changes_records
+            self._gate.conclude(connection, check)
+        self._running = False
+        if not checks:
+            connection.lane = None
+        if self._full and len(checks) < LANE_CHECKS // 2 and self._size < LANE_BYTES // 2:
+            self._full = False
+            connection.release()
 
 
 class PermissionGate:
@@ -100,27 +185,39 @@ class PermissionGate:
         """Decide about a message that has just arrived, and hand it to its handler if it is allowed.
 
         Of a bulk request exactly the allowed names go on. While a decision is open, the later messages of the
-        connection wait.
+        connection queue up behind it (see :class:`Lane`).
         """
-        if message.topic == Topic.RECORD and self.router.record_handler is not None:
-            if self.router.record_handler.refuses(connection, message):
-                return
-            if message.action in DECIDED_IN_TURN:
-                self.router.forward(connection, message)
-                return
+        records = self.router.record_handler
+        if message.topic == Topic.RECORD and records is not None and records.refuses(connection, message):
+            return
         bulk = message.action in BULK_ACTIONS[message.topic]
         if not bulk:
             parts = [message if message.names is None else message.replace(names=None)]
         else:
             parts = [message.replace(name=name, names=None) for name in dict.fromkeys(message.names or ())]
-        decisions = [self.ask(connection, part) for part in parts]
-        if all(isinstance(decision, Decision) for decision in decisions):
-            self._conclude(connection, message, parts, cast(list[Decision], decisions), bulk)
+        check = _Check(message, parts, bulk)
+        if connection.lane is not None:
+            connection.lane.add(check)
             return
-        connection.hold()
-        task = asyncio.ensure_future(self._wait(connection, message, parts, decisions, bulk))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.ask_all(connection, check)
+        if check.is_decided:
+            self.conclude(connection, check)
+            return
+        connection.lane = Lane(self, connection)
+        connection.lane.add(check)
+
+    def ask_all(self, connection: Connection, check: _Check) -> None:
+        """Ask about everything a message wants, once; its lane goes on when the last answer is there."""
+        if check.decisions is not None:
+            return
+        if check.message.topic == Topic.RECORD and check.message.action in DECIDED_IN_TURN:
+            check.decisions = [Decision.ALLOWED]
+            return
+        check.decisions = [self.ask(connection, part) for part in check.parts]
+        if not check.is_decided:
+            task = asyncio.ensure_future(self._wait(connection, check, check.decisions))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def decide(self, connection: Connection, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
@@ -156,51 +253,46 @@ class PermissionGate:
             return self._failed(message, error)
 
     def _failed(self, message: Message, error: BaseException) -> Decision:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else repr(error)
+        if isinstance(error, TimeoutError):
+            reason = "no answer in time"
+        else:
+            reason = str(error) if isinstance(error, PluginError) else repr(error)
         self._logger.warn(
             "MESSAGE_PERMISSION_ERROR", f"topic {message.topic} action {message.action}: {reason}"
         )
         return Decision.FAILED
 
     async def _wait(
-        self,
-        connection: Connection,
-        message: Message,
-        parts: list[Message],
-        decisions: list[Decision | Awaitable[Any]],
-        bulk: bool,
+        self, connection: Connection, check: _Check, decisions: list[Decision | Awaitable[Any]]
     ) -> None:
+        # All at once: the time limit is that of the message, however many names it has.
+        waiting = [i for i, decision in enumerate(decisions) if not isinstance(decision, Decision)]
+        answers = await asyncio.gather(
+            *[self._answer(check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
+        )
+        for i, answer in zip(waiting, answers, strict=True):
+            decisions[i] = answer
+        if connection.lane is not None:
+            connection.lane.resume()
+
+    def conclude(self, connection: Connection, check: _Check) -> None:
+        """Hand on what is allowed and tell the client what is not; never raises."""
         try:
-            # All at once: the time limit is that of the message, however many names it has.
-            open_ = [i for i, decision in enumerate(decisions) if not isinstance(decision, Decision)]
-            answers = await asyncio.gather(
-                *[self._answer(parts[i], cast(Awaitable[Any], decisions[i])) for i in open_]
-            )
-            for i, answer in zip(open_, answers, strict=True):
-                decisions[i] = answer
-            self._conclude(connection, message, parts, cast(list[Decision], decisions), bulk)
+            self._conclude(connection, check)
         except Exception as error:
             self._logger.error("PLUGIN_ERROR", f"while handling a permitted message: {error!r}")
-        finally:
-            connection.release()
 
-    def _conclude(
-        self,
-        connection: Connection,
-        message: Message,
-        parts: list[Message],
-        decisions: list[Decision],
-        bulk: bool,
-    ) -> None:
+    def _conclude(self, connection: Connection, check: _Check) -> None:
+        message = check.message
         allowed: list[str] = []
-        for part, decision in zip(parts, decisions, strict=True):
+        for part, decision in zip(check.parts, cast(list[Decision], check.decisions), strict=True):
             if decision is not Decision.ALLOWED:
                 connection.send(refusal(part, decision))
-            elif bulk:
+            elif check.bulk:
                 allowed.append(cast(str, part.name))
             else:
                 self.router.forward(connection, part)
-        if bulk and (allowed or not parts):
+        if check.bulk and (allowed or not check.parts):
             kept = set(allowed)
             # Repeated names stay repeated, in their order: the handler answers each.
             names = [name for name in message.names or () if name in kept]

@@ -30,6 +30,7 @@ from dsfast._core.records import (
     RecordCore,
     Step,
 )
+from dsfast._core.router import VERDICT_ALLOWED, VERDICT_WAITS, Gate
 from dsfast.config import RecordConfig
 from dsfast.handlers.permission import Decision, PermissionGate, refusal
 from dsfast.plugin import Cache, Logger
@@ -68,6 +69,7 @@ class RecordHandler(RecordCore):
         writer: WriteBehind | None,
         listen: ListenHandler,
         gate: PermissionGate | None,
+        core_gate: Gate | None,
         logger: Logger,
         options: RecordConfig,
     ) -> None:
@@ -75,6 +77,7 @@ class RecordHandler(RecordCore):
         super().__init__(registry, memory, listen, logger, options)
         self.writer = writer
         self.gate = gate
+        self.core_gate = core_gate
         self._plugin = cache if memory is None else None
         self._memory = memory
         self._logger = logger
@@ -307,6 +310,12 @@ class RecordHandler(RecordCore):
 
     async def _permitted(self, step: Step, record: Record | None) -> bool:
         """Check what could not be checked on arrival; the sender of a refused step has been answered."""
+        if step.kind in (STEP_SUBSCRIBE, STEP_UNSUBSCRIBE, STEP_GET, STEP_RELOAD):
+            return True
+        if self.core_gate is not None:
+            verdict = self.turn_now(step, record)
+            if verdict != VERDICT_WAITS:
+                return verdict == VERDICT_ALLOWED
         gate: PermissionGate = self.gate
         checks: list[int] = []
         if step.kind == STEP_DELETE:
@@ -320,6 +329,8 @@ class RecordHandler(RecordCore):
         elif step.kind == STEP_SUBSCRIBE_CREATE_READ:
             # Both before anything is created: a record that its creator may not read would be left over.
             checks = [RecordAction.READ] if record is not None else [RecordAction.CREATE, RecordAction.READ]
+        elif self.core_gate is not None:
+            checks = [step.action]  # a read that waited behind changes of what its rule looks at
         self._deciding.add(step.key)
         try:
             for action in checks:

@@ -1,0 +1,685 @@
+"""Permission rules applied in the core (spec/valve.md sections 3, 4, 8 and 9).
+
+A message is decided about at once when its rule needs nothing that has to be loaded: constants, the user, the payload,
+and records in the memory cache. Everything else is left to dsfast/services/permission/valve.py, which may wait.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memcmp
+
+from dsfast._core.buffer cimport Slice
+from dsfast._core.connection cimport Connection
+from dsfast._core.json_path cimport apply_multi, erase_value, parse_path, set_value
+from dsfast._core.json_path import PathError
+from dsfast._core.json_text cimport json_check, loads, loads_checked
+from dsfast._core.names cimport Named, NameTable
+from dsfast._core.protocol cimport *
+from dsfast._core.record_cache cimport Record
+from dsfast._core.records cimport (
+    STEP_DELETE, STEP_HEAD, STEP_READ, STEP_SUBSCRIBE_CREATE_READ, STEP_SUBSCRIBE_READ, RecordCore, Step,
+)
+from dsfast._core.router cimport (
+    VERDICT_ALLOWED, VERDICT_DENIED, VERDICT_FAILED, VERDICT_WAITS, Gate, action_of, answer_error,
+)
+from dsfast._core.valve cimport Rule, Scope
+from dsfast._core.valve import UNDEFINED, RuleError
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int, timespec *)
+    int CLOCK_REALTIME
+
+# Section and rule type of an action are one number: section * 8 + rule type.
+cdef enum:
+    RECORD = 0
+    EVENT = 8
+    RPC = 16
+    PRESENCE = 24
+    FREE = -1           # needs no permission
+    IN_TURN = -2        # decided about when it is the record's turn
+
+SECTIONS = (
+    ("record", ("create", "read", "write", "delete", "listen", "notify")),
+    ("event", ("publish", "subscribe", "listen")),
+    ("rpc", ("provide", "request")),
+    ("presence", ("allow",)),
+)
+"""Sections and rule types in the order of their numbers."""
+
+cdef enum:
+    RECORD_CREATE = 0
+    RECORD_READ = 1
+    RECORD_WRITE = 2
+    RECORD_DELETE = 3
+    RECORD_LISTEN = 4
+    RECORD_NOTIFY = 5
+    EVENT_PUBLISH = 8
+    EVENT_SUBSCRIPTION = 9
+    EVENT_LISTENING = 10
+    RPC_PROVISION = 16
+    RPC_CALL = 17
+    PRESENCE_ALLOW = 24
+
+cdef object NOTHING = object()      # not looked up yet
+
+
+cdef int rule_of(int topic, int action) noexcept:
+    """The rule that an action of a client needs (section 9)."""
+    if topic == T_EVENT:
+        if action == EVENT_EMIT:
+            return EVENT_PUBLISH
+        if action == EVENT_SUBSCRIBE:
+            return EVENT_SUBSCRIPTION
+        if action == EVENT_LISTEN:
+            return EVENT_LISTENING
+    elif topic == T_RECORD:
+        if (action == REC_SUBSCRIBE or action == REC_SUBSCRIBEANDHEAD or action == REC_SUBSCRIBEANDREAD
+                or action == REC_READ or action == REC_HEAD):
+            return RECORD_READ
+        if action == REC_CREATE:
+            return RECORD_CREATE
+        if action == REC_UPDATE or action == REC_PATCH or action == REC_PATCH_MULTI:
+            return RECORD_WRITE
+        if action == REC_DELETE or action == REC_ERASE:
+            return RECORD_DELETE
+        if action == REC_LISTEN:
+            return RECORD_LISTEN
+        if action == REC_NOTIFY:
+            return RECORD_NOTIFY
+    elif topic == T_RPC:
+        if action == RPC_PROVIDE:
+            return RPC_PROVISION
+        if action == RPC_REQUEST:
+            return RPC_CALL
+    elif topic == T_PRESENCE:
+        if (action == PRE_SUBSCRIBE or action == PRE_SUBSCRIBE_ALL or action == PRE_QUERY
+                or action == PRE_QUERY_ALL):
+            return PRESENCE_ALLOW
+    return FREE
+
+
+cdef int rule_on_arrival(int topic, int action) noexcept:
+    """As `rule_of`, for messages that have just arrived."""
+    cdef int code = rule_of(topic, action)
+    if code == RECORD_CREATE:
+        return FREE         # no message of a client; its handler refuses it
+    if code == RECORD_WRITE or code == RECORD_DELETE:
+        return IN_TURN
+    return code
+
+
+def rule_type(int topic, int action):
+    """Section and rule type for an action, or None if it needs no permission."""
+    cdef int code = rule_of(topic, action)
+    if code < 0:
+        return None
+    section, types = SECTIONS[code >> 3]
+    return section, types[code & 7]
+
+
+cdef bint has_names(int topic, int action) noexcept:
+    """Whether the action works on the list of names; all others work on the one name."""
+    if topic == T_EVENT:
+        return action == EVENT_SUBSCRIBE
+    if topic == T_RECORD:
+        return (action == REC_SUBSCRIBE or action == REC_SUBSCRIBEANDHEAD or action == REC_SUBSCRIBEANDREAD
+                or action == REC_NOTIFY)
+    if topic == T_RPC:
+        return action == RPC_PROVIDE
+    return topic == T_PRESENCE and (action == PRE_SUBSCRIBE or action == PRE_QUERY)
+
+
+cdef bint has_line_break(const char *p, Py_ssize_t n) noexcept nogil:
+    """What `*` does not match: line feed, carriage return, U+2028, U+2029."""
+    cdef const char *q
+    cdef const char *end = p + n
+    if memchr(p, c'\n', <size_t>n) != NULL or memchr(p, c'\r', <size_t>n) != NULL:
+        return True
+    q = <const char*>memchr(p, 0xE2, <size_t>n)
+    while q != NULL and end - q >= 3:
+        if memcmp(q, b"\xe2\x80\xa8", 3) == 0 or memcmp(q, b"\xe2\x80\xa9", 3) == 0:
+            return True
+        q = <const char*>memchr(q + 1, 0xE2, <size_t>(end - q - 1))
+    return False
+
+
+cdef double epoch_ms() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_REALTIME, &t)
+    return <double>(<long long>t.tv_sec * 1000 + t.tv_nsec // 1000000)
+
+
+cdef class Binding:
+    """A rule, and what its path variables are for one name."""
+
+    def __cinit__(self, Rule rule not None, values):
+        cdef Py_ssize_t i
+        self.rule = rule
+        self.values = tuple([value.encode("utf-8", "surrogatepass") for value in values])
+        self.slices = <Slice*>calloc(<size_t>len(self.values) + 1, sizeof(Slice))
+        if self.slices == NULL:
+            raise MemoryError("dsfast: out of memory")
+        for i in range(len(self.values)):
+            self.slices[i].p = PyBytes_AS_STRING(<bytes>self.values[i])
+            self.slices[i].n = PyBytes_GET_SIZE(<bytes>self.values[i])
+
+    def __dealloc__(self):
+        free(self.slices)
+
+
+cdef class NameRules(Named):
+    """The rules that hold for one name in one section, as far as they were asked for."""
+
+
+cdef class RuleTable:
+    """Finds the rule for a name; what was found is remembered.
+
+    At most `limit` names, which clients choose, are kept, in two generations: when the younger one is full, and at
+    every :meth:`sweep`, the older one is dropped, that is, what was not used since the sweep before.
+    """
+
+    def __init__(self, rules not None, Py_ssize_t limit=100_000):
+        self.rules = rules
+        self.limit = limit
+        self.young = [NameTable() for _ in SECTIONS]
+        self.old = self.young
+        self.general = [[None] * len(types) for _, types in SECTIONS]
+        self._find_general()
+
+    def _find_general(self):
+        """Where the path `*` is the only one with a rule type, its rule holds for every name."""
+        number = {section: i for i, (section, _) in enumerate(SECTIONS)}
+        paths = {}
+        for section, path, kind, rule in self.rules.rules():
+            paths.setdefault((section, kind), []).append((path, rule))
+        for (section, kind), entries in paths.items():
+            if len(entries) == 1 and entries[0][0] == "*":
+                i = number[section]
+                self.general[i][SECTIONS[i][1].index(kind)] = Binding(entries[0][1], ())
+
+    cdef Binding find(self, int section, int rule_type, const char *p, Py_ssize_t n):
+        """The rule for a name; None: there is none, which refuses."""
+        cdef NameRules entry
+        cdef object found = (<list>self.general[section])[rule_type]
+        if found is not None:
+            return None if has_line_break(p, n) else <Binding>found
+        entry = self.entry(section, p, n)
+        found = entry.bindings[rule_type]
+        if found is NOTHING:
+            found = self.look_up(section, rule_type, p, n)
+            entry.bindings[rule_type] = found
+        return <Binding>found
+
+    cdef NameRules entry(self, int section, const char *p, Py_ssize_t n):
+        cdef PyObject *found = (<NameTable>self.young[section]).find(p, n)
+        cdef NameRules entry
+        if found != NULL:
+            return <NameRules>found
+        found = (<NameTable>self.old[section]).find(p, n)
+        if found != NULL:
+            entry = <NameRules>found
+        else:
+            entry = NameRules.__new__(NameRules)
+            entry.set_name(p, n)
+            entry.bindings = [NOTHING] * len(<list>self.general[section])
+        if self.count * 2 >= self.limit:
+            self.sweep()
+        (<NameTable>self.young[section]).add(entry)
+        self.count += 1
+        return entry
+
+    cdef Binding look_up(self, int section, int rule_type, const char *p, Py_ssize_t n):
+        name, types = SECTIONS[section]
+        found = self.rules.find(name, types[rule_type], p[:n].decode("utf-8", "surrogatepass"))
+        return None if found is None else Binding(found[0], found[1])
+
+    def sweep(self):
+        """Forget the names that were not asked for since the last sweep."""
+        self.old = self.young
+        self.young = [NameTable() for _ in SECTIONS]
+        self.count = 0
+
+    def __len__(self):
+        return sum([(<NameTable>table).count for table in self.young]) + (
+            0 if self.old is self.young else sum([(<NameTable>table).count for table in self.old]))
+
+    def bind(self, int topic, int action, str name):
+        """The Binding for an action on a name, None if no rule allows it; ValueError if none is needed."""
+        cdef int code = rule_of(topic, action)
+        if code < 0:
+            raise ValueError("this action needs no permission")
+        cdef bytes key = b"undefined" if name is None else name.encode("utf-8", "surrogatepass")
+        return self.find(code >> 3, code & 7, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+
+cdef class RunScope(Scope):
+    """What one rule sees, and the records it asked for: `known` ones, and in `missing` those to be loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = {}
+        self.missing = set()
+
+    cdef object reference(self, str name):
+        cdef object value = self.known.get(name, NOTHING)
+        cdef PyObject *document
+        cdef Py_ssize_t n
+        cdef const char *p
+        if value is not NOTHING:
+            return value
+        if self.own_name is not None and name == self.own_name:
+            self.own_used = True
+            return self.own
+        if self.gate is not None and not self.missing:
+            try:
+                p = PyUnicode_AsUTF8AndSize(name, &n)
+            except UnicodeEncodeError:
+                raise RuleError("crossreference to a name that is not valid Unicode") from None
+            if self.gate.state(p, n, False, &document):
+                value = None if document == NULL else <object>document
+                self.known[name] = value
+                return value
+        self.missing.add(name)
+        return UNDEFINED
+
+
+cdef object copied_along(object root, str path):
+    """A copy of `root` that can be changed at `path`: only what lies on the way is copied."""
+    cdef object copy, node, child, key
+    if type(root) is not dict and type(root) is not list:
+        return root
+    copy = node = root.copy()
+    for key in parse_path(path):
+        if type(node) is dict:
+            key = key if type(key) is str else str(key)
+            child = (<dict>node).get(key)
+        else:
+            if type(key) is not int:
+                key = int(key) if key.isascii() and key.isdecimal() and len(key) < 16 else -1
+            child = (<list>node)[key] if 0 <= key < len(<list>node) else None
+        if type(child) is not dict and type(child) is not list:
+            break
+        child = child.copy()
+        node[key] = child
+        node = child
+    return copy
+
+
+cdef object changed(object document, str path, bytes data, list operations, bint apart):
+    """The document as a patch would make it. `apart`: share nothing with the original, so that `===` tells them apart."""
+    cdef object copy
+    if apart:
+        document = deep_copy(document)
+    if operations is not None:
+        copy = document
+        for at, _, _ in operations:
+            copy = copied_along(copy, at)
+        apply_multi(copy, operations)
+        return copy
+    copy = copied_along(document, path)
+    if data is None:
+        erase_value(copy, path)
+    else:
+        set_value(copy, path, loads(data))
+    return copy
+
+
+cdef object deep_copy(object value):
+    """A copy of a JSON value; its depth is bounded by JSON_MAX_DEPTH."""
+    if type(value) is dict:
+        return {key: deep_copy(item) for key, item in (<dict>value).items()}
+    if type(value) is list:
+        return [deep_copy(item) for item in <list>value]
+    return value
+
+
+def operations_of(bytes data, str name):
+    """The (path, has_value, value) triples of a PATCH_MULTI. Raises RuleError."""
+    entries = loads(data) if data is not None else None
+    if not isinstance(entries, list):
+        raise RuleError(f"Invalid MultiPatch Data {name}")
+    operations = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise RuleError(f"Invalid MultiPatch Data {name}")
+        operations.append((entry["path"], "data" in entry, entry.get("data")))
+    return operations
+
+
+cdef class Run:
+    """One check that may have to wait for records: `attempt` again until it needs no more (section 8)."""
+
+    cdef Binding binding
+    cdef RunScope scope
+    cdef object user_data
+    cdef bytes user_id
+    cdef bytes key
+    cdef Message message
+    cdef bint uses_record           # the rule needs the present state of the record itself
+    cdef bint merges                # its `data` is that state with the message's change
+
+    def __init__(self, Binding binding not None, user_id, user_data, Message message not None):
+        cdef Rule rule = binding.rule
+        cdef bint write = message.topic == T_RECORD and rule_of(T_RECORD, message.action) == RECORD_WRITE
+        self.binding = binding
+        self.message = message
+        self.user_id = ("" if user_id is None else user_id).encode("utf-8", "surrogatepass")
+        self.user_data = user_data
+        self.key = None if message.name is None else message.name.encode("utf-8", "surrogatepass")
+        self.merges = write and rule.uses_data and message.action != REC_UPDATE
+        self.uses_record = message.topic == T_RECORD and (self.merges or rule.uses_old_data)
+        self.scope = RunScope()
+
+    def attempt(self, dict known not None):
+        """Evaluate with the records known so far (name → data, None: no such record).
+
+        Returns the decision and the set of names that are still to be loaded; while there are any, the decision
+        means nothing. Raises RuleError if the rule fails.
+        """
+        cdef RunScope scope = self.scope
+        cdef Message message = self.message
+        cdef object verdict = False
+        cdef str name = message.name
+        scope.known = known
+        scope.missing = set()
+        scope.user_id.p = PyBytes_AS_STRING(self.user_id)
+        scope.user_id.n = PyBytes_GET_SIZE(self.user_id)
+        scope.user_data = self.user_data
+        scope.action = message.action
+        scope.now = epoch_ms()
+        scope.has_name = self.key is not None
+        if scope.has_name:
+            scope.name.p = PyBytes_AS_STRING(self.key)
+            scope.name.n = PyBytes_GET_SIZE(self.key)
+        scope.variables = self.binding.slices
+        scope.data = scope.old_data = UNDEFINED
+        if self.uses_record and name not in known:
+            scope.missing.add(name)
+        elif self.uses_record and self.binding.rule.uses_old_data:
+            scope.old_data = known[name]
+        try:
+            if self.binding.rule.uses_data:
+                scope.data = self.data(known)
+            verdict = self.binding.rule.evaluate(scope) == 1
+        except RuleError:
+            # With something unknown an error means no more than a value does.
+            if not scope.missing:
+                raise
+        return verdict, scope.missing
+
+    cdef object data(self, dict known):
+        cdef Message message = self.message
+        cdef Rule rule = self.binding.rule
+        cdef bint write = message.topic == T_RECORD and rule_of(T_RECORD, message.action) == RECORD_WRITE
+        cdef list operations = None
+        if not write and (message.topic == T_RECORD or message.data is None):
+            return UNDEFINED
+        if write and message.action == REC_PATCH_MULTI:
+            operations = operations_of(message.data, message.name)
+        if not self.merges:
+            return parsed(message.data)
+        if message.name not in known:
+            return UNDEFINED
+        document = known[message.name]
+        if document is None:
+            if message.original_action != REC_CREATEANDPATCH:
+                raise RuleError(f"Tried to apply patch to non-existant record {message.name}")
+            document = {}
+        try:
+            return changed(document, message.path, message.data, operations,
+                           rule.uses_old_data or rule.uses_references)
+        except PathError as error:
+            raise RuleError(f"invalid path: {error}") from None
+
+
+cdef object parsed(data):
+    """A payload as rules see it. Raises RuleError if it is no JSON."""
+    if data is None:
+        return UNDEFINED
+    try:
+        return loads(data)
+    except ValueError as error:
+        raise RuleError(f"payload is no JSON: {error}") from None
+
+
+cdef class ValveGate(Gate):
+    """Decides with the rules of one server; see the module."""
+
+    def __init__(self, RuleTable table not None, int max_runs):
+        self.table = table
+        self.max_runs = max_runs
+        self.scope = RunScope()
+        self.scope.gate = self
+
+    def use(self, RuleTable table not None):
+        """From now on these rules hold."""
+        self.table = table
+
+    def set_records(self, RecordCore records not None):
+        """Where to look for the records that rules refer to."""
+        self.records = records
+
+    cdef bint state(self, const char *p, Py_ssize_t n, bint settled, PyObject **document) except -1:
+        """Whether the newest state of a record is known now; `document` gets it, NULL: there is no such record.
+
+        `settled`: only if nothing is going on that may change it before a message that has arrived now is handled.
+        """
+        cdef Record record
+        cdef bytes key
+        document[0] = NULL
+        if self.records is None or self.records.cache is None:
+            return False
+        record = self.records.cache.find(p, n)
+        if record is None or (settled and self.records.queues):
+            key = PyBytes_FromStringAndSize(p, n)
+            if key in self.records.queues:
+                return False
+            if record is None:
+                return not self.records.is_stored(key)
+        self.records.cache.touch(record)
+        document[0] = <PyObject*>record.document()      # kept alive by the cached record
+        return True
+
+    cdef int run(self, Connection c, Binding binding, int action, const char *p, Py_ssize_t n, bint own_record) except -1:
+        """Evaluate with what the scope has been given as `data` and `old_data`; never raises RuleError."""
+        cdef RunScope scope = self.scope
+        cdef int verdict
+        cdef Py_ssize_t loads
+        scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
+        scope.user_data = c.server_data
+        scope.action = action
+        scope.now = epoch_ms()
+        scope.has_name = p != NULL
+        scope.name.p = p
+        scope.name.n = n
+        scope.variables = binding.slices
+        try:
+            verdict = binding.rule.evaluate(scope)
+        except RuleError as error:
+            verdict = VERDICT_FAILED
+            if not scope.missing:
+                self.report(c, binding, "undefined" if p == NULL else p[:n].decode("utf-8", "replace"), error)
+        if binding.rule.uses_references:
+            loads = len(scope.known) + len(scope.missing) + (own_record or scope.own_used)
+            # One run finds at least one record, and the last finds none: so few cannot need too many runs.
+            if scope.missing or loads >= self.max_runs:
+                verdict = VERDICT_WAITS
+            scope.known = {}
+            if scope.missing:
+                scope.missing = set()
+            scope.own_name = scope.own = None
+            scope.own_used = False
+        scope.data = scope.old_data = UNDEFINED
+        scope.user_data = None
+        return verdict
+
+    def report(self, Connection c not None, Binding binding not None, str name, error):
+        """Log that a rule failed; a client may cause that as often as it likes."""
+        c.endpoint.owner.log_limited(c, "MESSAGE_PERMISSION_ERROR",
+                                     f"error when executing {binding.rule.source} for {name}: {error}")
+
+    cdef int one(self, Connection c, int code, int action, const char *p, Py_ssize_t n, const Msg *m) except -1:
+        """Decide about one name of a message that has just arrived."""
+        cdef Binding binding
+        cdef Rule rule
+        cdef PyObject *document
+        cdef int flags
+        cdef bint own = False
+        if p == NULL:
+            binding = self.table.find(code >> 3, code & 7, b"undefined", 9)
+        else:
+            binding = self.table.find(code >> 3, code & 7, p, n)
+        if binding is None:
+            return VERDICT_DENIED
+        rule = binding.rule
+        if rule.constant >= 0:
+            return rule.constant
+        if rule.uses_data and (code == EVENT_PUBLISH or code == RPC_CALL) and has_text(m, S_DATA):
+            flags = json_check(m.s[S_DATA].p, m.s[S_DATA].n)
+            if flags < 0:
+                return VERDICT_ALLOWED      # to its handler, which refuses it as no JSON
+            self.scope.data = loads_checked(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n), flags)
+        if rule.uses_old_data:
+            if not self.state(p, n, True, &document):
+                return VERDICT_WAITS
+            self.scope.old_data = None if document == NULL else <object>document
+            own = True
+        return self.run(c, binding, action, p, n, own)
+
+    cdef int arrival(self, Connection c, const Msg *m) except -1:
+        """Decide about a message; refusals have been answered."""
+        cdef int action = action_of(m)
+        cdef int code = rule_on_arrival(m.topic, action)
+        cdef int verdict
+        cdef Slice name
+        cdef const char *cursor
+        if code < 0:
+            return VERDICT_ALLOWED
+        if has_names(m.topic, action):
+            # A refusal of one of several names is rare, and told for each: left to the Python gate.
+            if m.items == 0 or m.items > <uint32_t>c.endpoint.owner.max_names:
+                return VERDICT_ALLOWED
+            cursor = next_item(m, m.body, &name)
+            while cursor != NULL:
+                if name.n and self.one(c, code, action, name.p, name.n, m) != VERDICT_ALLOWED:
+                    return VERDICT_WAITS
+                cursor = next_item(m, cursor, &name)
+            return VERDICT_ALLOWED
+        if has_text(m, S_NAME) and m.s[S_NAME].n:
+            verdict = self.one(c, code, action, m.s[S_NAME].p, m.s[S_NAME].n, m)
+        elif action == PRE_SUBSCRIBE_ALL and m.topic == T_PRESENCE or action == PRE_QUERY_ALL and m.topic == T_PRESENCE:
+            verdict = self.one(c, code, action, NULL, 0, m)
+        else:
+            return VERDICT_ALLOWED      # without a name its handler answers it as invalid
+        if verdict == VERDICT_DENIED:
+            answer_error(c, m, DENIED[m.topic & 7])
+        elif verdict == VERDICT_FAILED:
+            answer_error(c, m, FAILED[m.topic & 7])
+        return verdict
+
+    cdef int turn(self, object step, object record) except -1:
+        """Decide about a step whose turn it is, on the state of its record; refusals have been answered."""
+        return self.checks(<Step>step, <Record>record)
+
+    cdef int checks(self, Step step, Record record) except -1:
+        cdef int verdict
+        if step.kind == STEP_READ or step.kind == STEP_HEAD or step.kind == STEP_SUBSCRIBE_READ:
+            # Decided on arrival. What the rule saw then may have been changed by steps that came before this one.
+            if step.collector is not None or not self.reads_record(step.key):
+                return VERDICT_ALLOWED
+            return self.refuse_step(step, self.step(step, REC_READ, record))
+        if step.kind == STEP_DELETE:
+            return self.refuse_step(step, self.step(step, REC_DELETE, record))
+        if step.kind == STEP_SUBSCRIBE_CREATE_READ:
+            # Both before anything is created: a record that its creator may not read would be left over.
+            if record is None:
+                verdict = self.step(step, REC_CREATE, record)
+                if verdict != VERDICT_ALLOWED:
+                    return self.refuse_step(step, verdict)
+            return self.refuse_step(step, self.step(step, REC_READ, record))
+        if step.upsert:
+            verdict = self.step(step, REC_CREATE, record)
+            if verdict == VERDICT_ALLOWED:
+                verdict = self.step(step, REC_PATCH if step.normal == REC_PATCH else REC_UPDATE, record)
+        else:
+            # A patch without data erases, and needs the right to.
+            verdict = self.step(step, REC_ERASE if step.data is None else step.action, record)
+        if verdict != VERDICT_ALLOWED:
+            return self.refuse_step(step, verdict)
+        if record is None:
+            step.may_read = True        # nothing to hide
+        elif not step.has_version or -1 != step.version <= record.version:
+            # The answer to a conflict contains the record.
+            verdict = self.step(step, REC_READ, record)
+            if verdict == VERDICT_WAITS:
+                return verdict
+            step.may_read = verdict == VERDICT_ALLOWED
+        return VERDICT_ALLOWED
+
+    cdef bint reads_record(self, bytes key) except -1:
+        """Whether the read rule of a record looks at the record."""
+        cdef Binding binding = self.table.find(RECORD_READ >> 3, RECORD_READ & 7, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        return binding is None or binding.rule.uses_old_data
+
+    cdef int step(self, Step step, int action, Record record) except -1:
+        cdef const char *p = PyBytes_AS_STRING(step.key)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(step.key)
+        cdef int code = rule_of(T_RECORD, action)
+        cdef Binding binding = self.table.find(0, code & 7, p, n)
+        cdef Rule rule
+        cdef bint own = False
+        if binding is None:
+            return VERDICT_DENIED
+        rule = binding.rule
+        if rule.constant >= 0:
+            return rule.constant
+        if rule.uses_old_data:
+            self.scope.old_data = None if record is None else record.document()
+            own = True
+        if rule.uses_data and code == RECORD_WRITE:
+            if action == REC_UPDATE:
+                self.scope.data = loads(step.data)
+            else:
+                own = True
+                if record is None and not step.upsert:
+                    self.report(step.connection, binding, step.name,
+                                f"Tried to apply patch to non-existant record {step.name}")
+                    self.scope.old_data = UNDEFINED
+                    return VERDICT_FAILED
+                try:
+                    self.scope.data = changed({} if record is None else record.document(), step.path, step.data,
+                                              step.operations, rule.uses_old_data or rule.uses_references)
+                except PathError as error:
+                    self.report(step.connection, binding, step.name, f"invalid path: {error}")
+                    self.scope.old_data = UNDEFINED
+                    return VERDICT_FAILED
+        if rule.uses_references:
+            # The record itself, as of this step; its queue would have to be waited for otherwise.
+            self.scope.own_name = step.name
+            self.scope.own = None if record is None else record.document()
+        return self.run(step.connection, binding, action, p, n, own)
+
+    cdef int refuse_step(self, Step step, int verdict) except -1:
+        """Answer a refused step."""
+        cdef Msg m
+        if verdict != VERDICT_DENIED and verdict != VERDICT_FAILED:
+            return verdict
+        start(&m, T_RECORD, REC_MESSAGE_DENIED if verdict == VERDICT_DENIED else REC_MESSAGE_PERMISSION_ERROR)
+        set_int(&m, I_ORIGINAL_ACTION, step.action)
+        set_int(&m, I_IS_ERROR, 1)
+        set_text(&m, S_NAME, PyBytes_AS_STRING(step.key), PyBytes_GET_SIZE(step.key))
+        if step.correlation_id is not None:
+            set_text(&m, S_CORRELATION_ID, PyBytes_AS_STRING(step.correlation_id), PyBytes_GET_SIZE(step.correlation_id))
+        if step.write_ack:
+            set_int(&m, I_IS_WRITE_ACK, 1)
+        step.connection.reply_msg(&m)
+        return verdict
+
+
+cdef int[8] DENIED = [0, 0, 0, 0, EVENT_MESSAGE_DENIED, REC_MESSAGE_DENIED, RPC_MESSAGE_DENIED, PRE_MESSAGE_DENIED]
+cdef int[8] FAILED = [0, 0, 0, 0, EVENT_MESSAGE_PERMISSION_ERROR, REC_MESSAGE_PERMISSION_ERROR,
+                      RPC_MESSAGE_PERMISSION_ERROR, PRE_MESSAGE_PERMISSION_ERROR]

@@ -234,6 +234,13 @@ class ListenConfig(Section):
             extra={"advisory_minimum": 50},
         ),
     ] = 10_000
+    check_names: Annotated[
+        bool,
+        Meta(
+            description="Before a listener is asked for a name, check that it may listen to that name, too, "
+            "and not only to its pattern."
+        ),
+    ] = False
     max_pattern_length: Annotated[int, Meta(description="Longest pattern, in bytes.", ge=1)] = 1024
     max_patterns_per_client: Annotated[int, Meta(description="Patterns one connection may hold.", ge=1)] = (
         1000

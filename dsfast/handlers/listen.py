@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast.config import ListenConfig
-from dsfast.handlers.patterns import Pattern, PatternError, PatternIndex
+from dsfast.handlers.patterns import Pattern, PatternIndex
 from dsfast.handlers.permission import Decision
 from dsfast.plugin import Logger, NamespacedLogger, Socket
+from dsfast.regexp import RegexpError
 
 __all__ = ["ListenHandler"]
 
@@ -233,9 +234,9 @@ class ListenHandler:
             return
         try:
             if len(held) >= self._options.max_patterns_per_client:
-                raise PatternError(f"the client has {len(held)} patterns, more are not allowed")
+                raise RegexpError(f"the client has {len(held)} patterns, more are not allowed")
             pattern = self._pattern(text)
-        except PatternError as error:
+        except RegexpError as error:
             self._logger.warn(
                 "INVALID_LISTEN_REGEX", f"{text[: self._options.max_pattern_length]!r}: {error}"
             )
@@ -248,12 +249,12 @@ class ListenHandler:
         self._acknowledge(connection, message)
 
     def _pattern(self, text: str) -> Pattern:
-        """The compiled pattern, shared by all its listeners. Raises PatternError."""
+        """The compiled pattern, shared by all its listeners. Raises RegexpError."""
         known = self._patterns.get(text)
         if known is not None:
             return known[0]
         if len(text.encode("utf-8", "surrogatepass")) > self._options.max_pattern_length:
-            raise PatternError(f"longer than {self._options.max_pattern_length} bytes")
+            raise RegexpError(f"longer than {self._options.max_pattern_length} bytes")
         return Pattern(text)
 
     def _add(self, connection: Socket, pattern: Pattern) -> _Listener:

@@ -11,12 +11,13 @@ Rules that hold for all of them (plugins.md part A):
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from msgspec import UNSET, UnsetType
 
@@ -59,6 +60,11 @@ class LogLevel(IntEnum):
     ERROR = 3
     FATAL = 4
     OFF = 100
+
+    @classmethod
+    def _missing_(cls, value: object) -> LogLevel | None:
+        """``LogLevel("warn")`` is a level too, in any case."""
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
 
 class Plugin(ABC):
@@ -154,6 +160,8 @@ class AuthResult:
 
     ``client_data`` UNSET means that the field is absent from the answer to the client, None that it is JSON
     null. An empty ``id`` of a valid result becomes the user id ``OPEN`` (connection-and-auth.md section 2).
+    ``token`` is handed out by the HTTP login endpoint. ``expires`` (seconds since 1970) ends the connection at
+    that time, unless the client has logged in again on it with a later one (docs/authentication.md).
     """
 
     is_valid: bool
@@ -161,6 +169,7 @@ class AuthResult:
     client_data: Any = UNSET
     server_data: Any = None
     token: str | None = None
+    expires: float | None = None
 
 
 class Authentication(Plugin):
@@ -286,9 +295,9 @@ class Logger(Plugin):
         """True if lines of this level are written at present."""
         return level >= self.level
 
-    def set_log_level(self, level: int) -> None:
-        """Change the level; at start and at run time."""
-        self.level = LogLevel(level)
+    def set_log_level(self, level: int | str) -> None:
+        """Change the level, at start and at run time; a number or a name. Raises :class:`ValueError`."""
+        self.level = LogLevel(cast(int, level))  # names are known to LogLevel, but not to its type
 
     @abstractmethod
     def log(self, level: int, event: str, message: str, meta: Mapping[str, Any] | None = None) -> None:
@@ -324,7 +333,9 @@ class Logger(Plugin):
                 self.log(level, event, message, meta)
             except Exception as error:
                 # There is no other place left to report to.
-                sys.stderr.write(f"PLUGIN_ERROR | the logger failed: {error!r}; line: {event} | {message}\n")
+                line = f"PLUGIN_ERROR | the logger failed: {error!r}; line: {event!r} {message!r}"
+                with contextlib.suppress(OSError, ValueError):
+                    print(line, file=sys.stderr)
         if level >= LogLevel.WARN:
             self.services.report_log(level, event, message, meta)
         if level == LogLevel.FATAL:

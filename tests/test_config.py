@@ -138,9 +138,7 @@ def test_unauthenticated_client_timeout_may_be_switched_off(given, expected):
 
 
 def test_a_mapping_where_a_list_is_expected_is_its_only_entry():
-    assert problems({"auth": {"type": "file"}}) == {
-        "/auth/0/type": "must be equal to one of the allowed values: none"
-    }
+    assert [entry.type for entry in load({"auth": {"type": "file"}}).auth] == ["file"]
     config = load({"connectionEndpoints": {"type": "ws-binary", "options": {"urlPath": "/x"}}})
     assert [endpoint.options.url_path for endpoint in config.connection_endpoints] == ["/x"]
 

@@ -1,5 +1,6 @@
 """Listening: every row of the search state machine, every "do better", and a model of the whole."""
 
+import asyncio
 import json
 import random
 from pathlib import Path
@@ -13,7 +14,9 @@ from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast.config import ListenConfig
 from dsfast.handlers import listen as listen_module
 from dsfast.handlers.listen import ListenHandler
-from dsfast.handlers.patterns import Pattern, PatternError, PatternIndex, _Matcher
+from dsfast.handlers.patterns import Pattern, PatternIndex, _Matcher
+from dsfast.handlers.permission import Decision
+from dsfast.regexp import RegexpError
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "listen-patterns.json").read_text())
 
@@ -149,7 +152,7 @@ class FakeLogger:
 class House:
     """A handler among fakes, and short words for what clients do."""
 
-    def __init__(self, topic=Topic.RECORD, rng=None, **options):
+    def __init__(self, topic=Topic.RECORD, rng=None, gate=None, **options):
         self.topic = topic
         self.actions = RecordAction if topic == Topic.RECORD else EventAction
         self.timers = FakeTimers()
@@ -157,7 +160,14 @@ class House:
         self.logger = FakeLogger()
         self.options = ListenConfig(**({"shuffle_providers": False} | options))
         self.handler = ListenHandler(
-            topic, self.registry, self.timers, self.options, self.logger, rng=rng, clock=self.timers.seconds
+            topic,
+            self.registry,
+            self.timers,
+            self.options,
+            self.logger,
+            gate=gate,
+            rng=rng,
+            clock=self.timers.seconds,
         )
 
     def client(self, name="?"):
@@ -910,7 +920,7 @@ def test_patterns_mean_what_they_mean_in_javascript(vector):
     text, expected = vector
     lacking = ("(?=", "(?!", "(?<=", "(?<!", "(a)\\1", "\\k<n>")  # what RE2 cannot do
     if expected is None or (any(part in text for part in lacking) and text not in ("\\k<n>", "(a)\\2")):
-        with pytest.raises(PatternError):
+        with pytest.raises(RegexpError):
             Pattern(text)
     else:
         pattern = Pattern(text)
@@ -920,9 +930,9 @@ def test_patterns_mean_what_they_mean_in_javascript(vector):
 def test_patterns_that_explode_elsewhere_run_in_linear_time():
     pattern = Pattern("^(a+)+$")
     assert not pattern.matches("a" * 100_000 + "b")
-    with pytest.raises(PatternError):
+    with pytest.raises(RegexpError):
         Pattern("((((a{0,100}){0,100}){0,100}){0,100})")
-    with pytest.raises(PatternError):
+    with pytest.raises(RegexpError):
         Pattern("[^/]{1000}" * 20)
 
 
@@ -964,6 +974,254 @@ def test_an_index_too_large_for_one_automaton_still_answers(monkeypatch):
     assert index.match("topic77/x") == [patterns[77]]
     index.discard(patterns[77])
     assert index.match("topic77/x") == []
+
+
+# The permission to listen to a name itself (5.1).
+
+
+class FakeGate:
+    """Lets the test decide: of each open question the future, in the order of asking."""
+
+    def __init__(self):
+        self.questions = {}
+        self.cancelled = []
+
+    async def decide(self, connection, message):
+        assert message.action == (RecordAction if message.topic == Topic.RECORD else EventAction).LISTEN
+        key = (connection.name, message.name)
+        assert key not in self.questions, "the same question twice at a time"
+        self.questions[key] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.questions[key]
+        except asyncio.CancelledError:
+            self.cancelled.append(key)
+            raise
+        finally:
+            del self.questions[key]
+
+    async def asked(self):
+        """The open questions, once everything that is ready has run."""
+        await turns()
+        return list(self.questions)
+
+    async def answer(self, decision, who, name):
+        """Answer one question; an exception is raised in the place of an answer."""
+        await turns()
+        future = self.questions[who, name]
+        if isinstance(decision, BaseException):
+            future.set_exception(decision)
+        else:
+            future.set_result(decision)
+        await turns()
+
+
+async def turns():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+ALLOWED, DENIED, FAILED = Decision.ALLOWED, Decision.DENIED, Decision.FAILED
+
+
+@pytest.fixture(params=[Topic.RECORD, Topic.EVENT], ids=["record", "event"])
+def checked(request):
+    """A house with the option on, and two listeners: first and second."""
+    house = House(request.param, gate=FakeGate(), check_names=True)
+    house.gate = house.handler._gate
+    house.first, house.second, house.subscriber = (house.client(name) for name in ("first", "second", "s"))
+    house.listen(house.first, "^a", correlation_id="1")
+    house.listen(house.second, ".*", correlation_id="1")
+    house.first.take()
+    house.second.take()
+    return house
+
+
+async def test_name_is_shown_only_after_it_is_permitted(checked):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    assert await checked.gate.asked() == [("first", "a1")]
+    checked.timers.advance(2000)
+    assert checked.first.take() == []
+    await checked.gate.answer(ALLOWED, "first", "a1")
+    assert checked.first.take() == [found("^a", "a1")]
+    checked.timers.advance(499)
+    assert checked.first.take() == [], "the time to respond begins with the question"
+    checked.timers.advance(1)
+    assert checked.first.take() == [timeout("a1")]
+    await checked.gate.answer(ALLOWED, "second", "a1")
+    assert checked.second.take() == [found(".*", "a1")]
+    checked.accept(checked.second, ".*", "a1")
+    assert checked.subscriber.take() == notices(checked, (HAS, {"name": "a1"}))
+
+
+@pytest.mark.parametrize("answer", [DENIED, FAILED, RuntimeError("x"), asyncio.CancelledError()])
+async def test_who_is_not_permitted_does_not_learn_of_the_name(checked, answer):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    await checked.gate.answer(answer, "first", "a1")
+    await checked.gate.answer(answer, "second", "a1")
+    assert await checked.gate.asked() == []
+    checked.timers.advance(1000)
+    assert checked.first.take() == checked.second.take() == checked.subscriber.take() == []
+    checked.timers.advance(30_000)  # the next search asks again: permission may have changed
+    checked.timers.advance(0)
+    await checked.gate.answer(ALLOWED, "first", "a1")
+    assert checked.first.take() == [found("^a", "a1")]
+
+
+@pytest.mark.parametrize("how", ["close", "unlisten"])
+async def test_listener_that_goes_during_the_check_is_forgotten_and_the_next_is_checked(checked, how):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    assert await checked.gate.asked() == [("first", "a1")]
+    checked.first.close() if how == "close" else checked.unlisten(checked.first, "^a")
+    assert await checked.gate.asked() == [("second", "a1")]
+    assert checked.gate.cancelled == [("first", "a1")]
+    await checked.gate.answer(ALLOWED, "second", "a1")
+    assert checked.second.take() == [found(".*", "a1")]
+    assert (
+        "SUBSCRIPTION_FOR_PATTERN_FOUND",
+        {"name": "^a", "subscription": "a1"},
+    ) not in checked.first.take()
+
+
+async def test_listener_that_goes_when_its_permission_has_just_been_given_is_not_asked(checked):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    await checked.gate.asked()
+    checked.gate.questions["first", "a1"].set_result(ALLOWED)
+    await asyncio.sleep(0)  # the check is done, its callback is not
+    checked.first.close()
+    assert await checked.gate.asked() == [("second", "a1")]
+    assert checked.first.sent == []
+
+
+async def test_subscription_that_ends_during_the_check_ends_the_search(checked):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    assert await checked.gate.asked() == [("first", "a1")]
+    checked.registry.unsubscribe(checked.subscriber, "a1")
+    assert await checked.gate.asked() == []
+    assert checked.gate.cancelled == [("first", "a1")]
+    checked.registry.subscribe(checked.subscriber, "a1")
+    await checked.gate.answer(ALLOWED, "first", "a1")
+    assert checked.first.take() == [found("^a", "a1")]
+
+
+async def test_nobody_can_answer_for_a_name_it_was_not_shown(checked):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    assert await checked.gate.asked() == [("first", "a1")]
+    checked.reject(checked.first, "^a", "a1")
+    assert await checked.gate.asked() == [("first", "a1")]
+    checked.accept(checked.first, "^a", "a1")
+    assert checked.first.take() == [removed("^a", "a1")]
+    assert checked.subscriber.take() == []
+    assert await checked.gate.asked() == [("first", "a1")]
+
+
+async def test_late_accept_of_another_ends_the_check(checked):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    await checked.gate.answer(ALLOWED, "first", "a1")
+    checked.timers.advance(500)
+    assert await checked.gate.asked() == [("second", "a1")]
+    checked.accept(checked.first, "^a", "a1")
+    assert await checked.gate.asked() == []
+    assert checked.gate.cancelled == [("second", "a1")]
+    assert checked.subscriber.take() == notices(checked, (HAS, {"name": "a1"}))
+
+
+async def test_new_listener_is_checked_for_the_names_that_are_subscribed(checked):
+    checked.registry.subscribe(checked.subscriber, "b")
+    await checked.gate.answer(DENIED, "second", "b")
+    third = checked.client("third")
+    checked.listen(third, "b")
+    checked.timers.advance(0)
+    await checked.gate.answer(DENIED, "second", "b")
+    await checked.gate.answer(ALLOWED, "third", "b")
+    assert third.take()[-1] == found("b", "b")
+    assert checked.second.take() == []
+
+
+async def test_close_ends_the_checks(checked):
+    checked.registry.subscribe(checked.subscriber, "a1")
+    assert await checked.gate.asked() == [("first", "a1")]
+    checked.handler.close()
+    assert await checked.gate.asked() == []
+    assert checked.gate.cancelled == [("first", "a1")]
+
+
+async def test_without_the_option_only_the_pattern_counts():
+    house = House(gate=FakeGate())
+    listener, subscriber = house.client(), house.client()
+    house.listen(listener, "^a", correlation_id="1")
+    house.registry.subscribe(subscriber, "a1")
+    assert listener.take()[-1] == found("^a", "a1")
+
+
+class RandomGate:
+    """Refuses by a fixed choice, now or later."""
+
+    def __init__(self, chance):
+        self.chance = chance
+        self.choices = {}
+
+    def permits(self, connection, name):
+        return self.choices.setdefault((connection, name), self.chance.random() < 0.5)
+
+    async def decide(self, connection, message):
+        for _ in range(self.chance.randrange(3)):
+            await asyncio.sleep(0)
+        return ALLOWED if self.permits(connection, message.name) else DENIED
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_names_are_shown_to_all_who_are_permitted_and_to_nobody_else(seed):
+    chance = random.Random(seed)
+    gate = RandomGate(chance)
+    house = House(gate=gate, check_names=True, shuffle_providers=True, rng=chance)
+    clients = [Client() for _ in range(4)]
+
+    def settle():
+        for client in clients:
+            assert all(gate.permits(client, name) for _, name in client.ever_asked)
+            for pattern, name in sorted(client.offers):
+                client.offers.discard((pattern, name))
+                client.providing.add((pattern, name))
+                house.accept(client, pattern, name)
+
+    for _ in range(150):
+        number, name, pattern = chance.randrange(4), chance.choice(NAMES), chance.choice(PATTERNS)
+        client = clients[number]
+        match chance.randrange(6):
+            case 0 | 1:
+                client.patterns.add(pattern)
+                house.listen(client, pattern)
+            case 2:
+                house.unlisten(client, pattern)
+                client.patterns.discard(pattern)
+                client.offers = {offer for offer in client.offers if offer[0] != pattern}
+            case 3:
+                if client not in house.registry.subscribers.get(name, ()):
+                    house.registry.subscribe(client, name)
+            case 4:
+                client.sees_provider.discard(name)
+                house.registry.unsubscribe(client, name)
+            case 5:
+                client.close()
+                house.registry.drop(client)
+                clients[number] = Client()
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+        if chance.random() < 0.2:
+            settle()
+    for _ in range(130):  # one rematch, with answers in time
+        house.timers.advance(250)
+        await turns()
+        settle()
+    for name in house.registry.subscribers:
+        permitted = any(
+            Pattern(text).matches(name) and gate.permits(client, name)
+            for client in clients
+            for text in client.patterns
+        )
+        assert (name in house.registry.provided) == permitted
+    house.handler.close()
+    assert not house.timers.active
 
 
 # The whole against a model.

@@ -57,8 +57,17 @@ def test_the_level_decides_and_can_change_at_run_time(services, capsys):
     logger.fatal("A", "4")
     assert capsys.readouterr() == ("A | 2\n", "")
     assert not logger.get_namespace("x").should_log(LogLevel.FATAL)
-    with pytest.raises(ValueError):
-        logger.set_log_level(7)
+    for unknown in (7, "loud"):
+        with pytest.raises(ValueError):
+            logger.set_log_level(unknown)
+
+
+def test_levels_have_names(services, capsys):
+    logger = make_logger(services)
+    logger.set_log_level("Error")
+    logger.warn("A", "1")
+    logger.error("A", "2")
+    assert capsys.readouterr() == ("", "A | 2\n")
 
 
 class Terminal(io.StringIO):
@@ -78,8 +87,13 @@ def test_colours_only_on_a_terminal_and_only_if_wanted(services, monkeypatch):
 def test_a_client_cannot_forge_lines_or_drive_the_terminal(services, capsys):
     logger = make_logger(services)
     logger.info("A", "x\nFATAL | y\r\x1b[2J\u2028\ud800")
+    logger.info("A", "x\n\tFATAL | y\u202e")
     logger.info("A", "x\n\t0) kept")
-    assert capsys.readouterr().out == "A | x\\nFATAL | y\\r\\x1b[2J\\u2028\\ud800\nA | x\n\t0) kept\n"
+    assert capsys.readouterr().out.split("\nA") == [
+        "A | x\\nFATAL | y\\r\\x1b[2J\\u2028\\ud800",
+        " | x\\n\tFATAL | y\\u202e",
+        " | x\n\t0) kept\n",
+    ]
 
 
 def test_long_lines_are_cut(services, capsys):
@@ -155,8 +169,10 @@ def test_a_failing_logger_is_contained(services, capsys):
         def log(self, level, event, message, meta=None):
             raise RuntimeError("disk full")
 
-    make_logger(services, Failing).info("A", "b")
-    assert "disk full" in capsys.readouterr().err
+    make_logger(services, Failing).info("A", "b\nc")
+    err = capsys.readouterr().err
+    assert "disk full" in err
+    assert err.count("\n") == 1
 
 
 class Lines(Logger):

@@ -184,6 +184,52 @@ async def test_the_time_limit_counts_once_for_all_names_of_a_message():
         await client.fence()
 
 
+# --- listening --------------------------------------------------------------------------
+
+HIDDEN = ["deny", "later deny", "fail", "later fail", "never", "cancel", "zero", "none"]
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(("topic", "action"), [(E, EventAction), (REC, RecordAction)])
+async def test_a_wide_pattern_shows_forbidden_names_only_without_the_check_of_names(check, topic, action):
+    async with serve_rules({"permissionTimeout": 50, "listen": {"checkNames": check}}) as s:
+        provider, reader = await s.login("provider"), await s.login("reader")
+        provider.message(topic, action.LISTEN, name=".", correlation_id="1")
+        await provider.expect(topic, action.LISTEN, name=".", correlation_id="1", is_ack=True)
+        names = [*HIDDEN, "later ok", "plain"]
+        reader.message(topic, action.SUBSCRIBE, names=names, correlation_id="1")
+        await reader.expect(topic, action.SUBSCRIBE, correlation_id="1", is_ack=True)
+        shown = {"later ok", "plain"} if check else set(names)
+        for _ in shown.copy():
+            message = await provider.expect(topic, action.SUBSCRIPTION_FOR_PATTERN_FOUND)
+            shown.remove(message.subscription)
+            provider.message(topic, action.LISTEN_ACCEPT, name=".", subscription=message.subscription)
+        asked = {(message.action, message.name) for message in s.services.permission.asked}
+        assert not check or asked >= {(action.LISTEN, name) for name in names}
+        await s.until(lambda: s.services.permission.waiting == 0)
+        await provider.fence()
+
+
+@pytest.mark.parametrize("end", ["provider", "subscription"])
+async def test_a_check_of_a_name_that_is_wanted_no_more_is_given_up(end):
+    async with serve_rules({"permissionTimeout": 60_000, "listen": {"checkNames": True}}) as s:
+        provider, reader = await s.login("provider"), await s.login("reader")
+        provider.message(E, EventAction.LISTEN, name="gate", correlation_id="1")
+        s.services.permission.gate.set()  # for the pattern
+        await provider.expect(E, EventAction.LISTEN, name="gate", correlation_id="1", is_ack=True)
+        s.services.permission.gate.clear()
+        await subscribe(reader, "gate")
+        await s.until(lambda: s.services.permission.waiting == 1)
+        if end == "provider":
+            await provider.close()
+        else:
+            reader.message(E, EventAction.UNSUBSCRIBE, names=["gate"], correlation_id="2")
+        await s.until(lambda: s.services.permission.waiting == 0)
+        if end == "subscription":
+            await provider.fence()
+        assert s.services.logger.errors() == []
+
+
 # --- bulk requests ----------------------------------------------------------------------
 
 BULK = {

@@ -31,11 +31,18 @@ __all__ = [
     "CacheSection",
     "Config",
     "EnabledFeatures",
+    "FileAuthOptions",
+    "FileAuthSection",
+    "HttpAuthOptions",
+    "HttpAuthSection",
     "HttpServerOptions",
     "HttpServerSection",
+    "JwtAuthOptions",
+    "JwtAuthSection",
     "ListenConfig",
     "LoggerOptions",
     "LoggerSection",
+    "LoginConfig",
     "MonitoringSection",
     "NoStorageSection",
     "PermissionSection",
@@ -45,6 +52,8 @@ __all__ = [
     "Section",
     "SqliteOptions",
     "SqliteSection",
+    "StorageAuthOptions",
+    "StorageAuthSection",
     "WebSocketOptions",
     "WebSocketSection",
 ]
@@ -100,6 +109,19 @@ def _log_level(value: Any) -> Any:
 
 def _empty_for_none(value: Any) -> Any:
     return [] if value is None else value
+
+
+def _none_for_false(value: Any) -> Any:
+    return None if value is False else value
+
+
+def _text_keys(value: Any) -> Any:
+    # YAML reads the user name 007 as a number.
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, Mapping) else value
+
+
+def _list_of(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 def _server_name(value: Any) -> Any:
@@ -234,6 +256,13 @@ class ListenConfig(Section):
             extra={"advisory_minimum": 50},
         ),
     ] = 10_000
+    check_names: Annotated[
+        bool,
+        Meta(
+            description="Before a listener is asked for a name, check that it may listen to that name, too, "
+            "and not only to its pattern."
+        ),
+    ] = False
     max_pattern_length: Annotated[int, Meta(description="Longest pattern, in bytes.", ge=1)] = 1024
     max_patterns_per_client: Annotated[int, Meta(description="Patterns one connection may hold.", ge=1)] = (
         1000
@@ -256,6 +285,13 @@ class HttpServerOptions(Section):
         list[str],
         Meta(
             description="Origins that may connect, compared exactly with `Origin`, or `Referer` without one.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=list)
+    trusted_proxies: Annotated[
+        list[str],
+        Meta(
+            description="Addresses and networks of proxies whose `X-Forwarded-For` is believed.",
             extra={"before": _empty_for_none},
         ),
     ] = field(default_factory=list)
@@ -425,10 +461,207 @@ class AuthSection(Section):
     type: Literal["none"]
 
 
+Hash = Annotated[
+    Text | None,
+    Meta(
+        description="How passwords are hashed: the name of an OpenSSL digest, which PBKDF2 then uses, or "
+        "`argon2id`; null or false: they are stored as they are.",
+        extra={"before": _none_for_false},
+    ),
+]
+Iterations = Annotated[Positive | None, Meta(description="Rounds of PBKDF2; required with a digest.")]
+KeyLength = Annotated[Positive | None, Meta(description="Bytes PBKDF2 makes; required with a digest.")]
+ReportInvalid = Annotated[
+    bool | None,
+    Meta(
+        description="Refuse whoever gives wrong or no credentials, instead of asking the next entry; null: "
+        "only if there is no other entry."
+    ),
+]
+
+
+class FileAuthOptions(Section):
+    """Users from a file. A stored password that begins with `$argon2id$` is one, whatever `hash` says."""
+
+    users: Annotated[
+        dict[str, Any],
+        Meta(
+            description="User names with `password`, `serverData`, `clientData`; usually "
+            "`fileLoad(users.yml)`.",
+            extra={"before": _text_keys},
+        ),
+    ] = field(default_factory=dict)
+    path: Annotated[
+        Text | None, Meta(description="The older way to give `users`: a YAML or JSON file that has them.")
+    ] = None
+    hash: Hash = None
+    iterations: Iterations = None
+    key_length: KeyLength = None
+    report_invalid_parameters: ReportInvalid = None
+
+
+class FileAuthSection(Section):
+    """Login with name and password; the users are in the configuration or a file."""
+
+    type: Literal["file"] = "file"
+    options: FileAuthOptions = field(default_factory=FileAuthOptions)
+
+
+class StorageAuthOptions(Section):
+    """Users kept as records in the storage."""
+
+    table: Annotated[str, Meta(description="Users are the records `<table>/<name>`.", min_length=1)]
+    table_split_char: Annotated[
+        str | None, Meta(description="Accepted and ignored, as it always was; the separator is `/`.")
+    ] = None
+    create_user: Annotated[bool, Meta(description="An unknown name is registered by its first login.")] = (
+        False
+    )
+    hash: Hash = None
+    iterations: Iterations = None
+    key_length: KeyLength = None
+    report_invalid_parameters: ReportInvalid = None
+
+
+class StorageAuthSection(Section, kw_only=True):
+    """Login with name and password; the users are records in the storage."""
+
+    type: Literal["storage"] = "storage"
+    options: StorageAuthOptions
+
+
+class HttpAuthOptions(Section):
+    """A web service of yours that is asked about every login."""
+
+    endpoint_url: Annotated[
+        str, Meta(description="Receives a POST per attempt.", pattern=r"^https?://[^/?#]", min_length=1)
+    ]
+    permitted_status_codes: Annotated[
+        list[int], Meta(description="Status codes that let the client in.", min_length=1)
+    ]
+    request_timeout: Annotated[
+        int, Meta(description="Time limit to connect, for the first byte, and for each pause after it.", ge=1)
+    ]
+    retry_status_codes: Annotated[
+        list[int],
+        Meta(description="Status codes after which it is tried again.", extra={"before": _empty_for_none}),
+    ] = field(default_factory=list)
+    retry_attempts: Annotated[int, Meta(description="Tries after the first one.", ge=0)] = 0
+    retry_interval: Annotated[int, Meta(description="Pause before each of them.", ge=0)] = 5000
+    promote_to_header: Annotated[
+        list[str],
+        Meta(
+            description="Keys of the login data that are sent as headers too.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=list)
+    max_response_size: Annotated[int, Meta(description="Largest body of an answer.", ge=1)] = MIB
+    report_invalid_parameters: ReportInvalid = None
+
+
+class HttpAuthSection(Section, kw_only=True):
+    """Login decided by a webhook."""
+
+    type: Literal["http"] = "http"
+    options: HttpAuthOptions
+
+
+class JwtAuthOptions(Section):
+    """JSON web tokens; exactly one of `secret`, `publicKey`, `jwksUrl` and `jwksFile` has their keys."""
+
+    algorithms: Annotated[
+        list[
+            Literal[
+                "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+                "ES256", "ES384", "ES512", "EdDSA",
+            ]
+        ],
+        Meta(description="Signatures that are accepted.", min_length=1),
+    ]  # fmt: skip
+    secret: Annotated[Text | None, Meta(description="Key of HS256, HS384, HS512.")] = None
+    public_key: Annotated[Text | None, Meta(description="Public key as PEM text, or its file.")] = None
+    jwks_url: Annotated[
+        str | None, Meta(description="Where the JSON web key set is published.", pattern=r"^https?://[^/?#]")
+    ] = None
+    jwks_file: Annotated[Text | None, Meta(description="File with a JSON web key set.")] = None
+    jwks_cache_lifetime: Annotated[
+        int, Meta(description="Time after which the key set is read again.", ge=1)
+    ] = 600_000
+    jwks_refresh_interval: Annotated[
+        int, Meta(description="Least time between two readings that unknown keys or failures cause.", ge=1)
+    ] = 10_000
+    jwks_request_timeout: Annotated[int, Meta(description="Time limit of a request for it.", ge=1)] = 5000
+    issuer: Annotated[
+        list[str],
+        Meta(description="Accepted values of `iss`; empty: any.", extra={"before": _list_of}),
+    ] = field(default_factory=list)
+    audience: Annotated[
+        list[str],
+        Meta(
+            description="`aud` has to contain one of these; empty: not checked.", extra={"before": _list_of}
+        ),
+    ] = field(default_factory=list)
+    clock_skew: Annotated[
+        int, Meta(description="By how much the clock of the issuer may be wrong.", ge=0)
+    ] = 5000
+    require_expiry: Annotated[bool, Meta(description="Refuse tokens without `exp`.")] = True
+    end_on_expiry: Annotated[
+        bool, Meta(description="Close the connection when the token expires, unless it was renewed.")
+    ] = True
+    id_claim: Annotated[str, Meta(description="Claim that is the user id.", min_length=1)] = "sub"
+    server_data_claims: Annotated[
+        dict[str, str] | list[str] | None,
+        Meta(
+            description="Claims that become server data, or a mapping of keys to claims; null: all of them."
+        ),
+    ] = None
+    client_data_claims: Annotated[
+        dict[str, str] | list[str], Meta(description="Claims that are told to the client, the same way.")
+    ] = field(default_factory=list)
+    token_parameter: Annotated[
+        str, Meta(description="Key of the login data that holds the token.", min_length=1)
+    ] = "token"
+    token_header: Annotated[
+        Text | None,
+        Meta(description="Header of the handshake to look in as well; `Bearer` before the token is dropped."),
+    ] = None
+    token_cookie: Annotated[Text | None, Meta(description="Cookie of the handshake to look in as well.")] = (
+        None
+    )
+    report_invalid_parameters: ReportInvalid = None
+
+
+class JwtAuthSection(Section, kw_only=True):
+    """Login with a JSON web token."""
+
+    type: Literal["jwt"] = "jwt"
+    options: JwtAuthOptions
+
+
 class PermissionSection(Section):
     """Open permission: everybody may do everything."""
 
     type: Literal["none"] = "none"
+
+
+class LoginConfig(Section):
+    """Limits of logins, shared by all entries of `auth`."""
+
+    max_failed_logins: Annotated[
+        Positive | None,
+        Meta(
+            description="Failed logins per address and `failedLoginWindow`; more are refused unseen. "
+            "Loopback addresses are exempt. null or false: unlimited.",
+            extra={"before": _none_for_false},
+        ),
+    ] = 100
+    failed_login_window: Annotated[
+        int, Meta(description="Time in which a used-up allowance is whole again.", ge=1)
+    ] = 60_000
+    hashing_threads: Annotated[int, Meta(description="Passwords checked at the same time.", ge=1)] = 2
+    max_waiting_hashes: Annotated[
+        int, Meta(description="Logins that may wait for that; more are refused.", ge=0)
+    ] = 1000
 
 
 class MonitoringSection(Section):
@@ -480,8 +713,16 @@ class Config(Section):
     logger: LoggerSection | PluginSection = field(default_factory=LoggerSection)
     cache: CacheSection | PluginSection = field(default_factory=CacheSection)
     storage: SqliteSection | NoStorageSection | PluginSection = field(default_factory=SqliteSection)
+    login: LoginConfig = field(default_factory=LoginConfig)
     auth: Annotated[
-        list[AuthSection | PluginSection],
+        list[
+            AuthSection
+            | FileAuthSection
+            | StorageAuthSection
+            | HttpAuthSection
+            | JwtAuthSection
+            | PluginSection
+        ],
         Meta(description="Asked one after the other until one knows the user.", min_length=1),
     ] = field(default_factory=lambda: [AuthSection(type="none")])
     permission: PermissionSection | PluginSection = field(default_factory=PermissionSection)

@@ -87,7 +87,7 @@ def create_router(services: Services, config: Config) -> MessageRouter:
     listens: list[ListenHandler] = []
 
     def listen(topic: Topic, registry: Registry) -> ListenHandler:
-        listens.append(ListenHandler(topic, registry, wheel, config.listen, logger))
+        listens.append(ListenHandler(topic, registry, wheel, config.listen, logger, gate=gate))
         return listens[-1]
 
     if features.event:

@@ -7,17 +7,20 @@ lock of a name is always granted, so a search starts at once.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast.config import ListenConfig
-from dsfast.handlers.patterns import Pattern, PatternError, PatternIndex
+from dsfast.handlers.patterns import Pattern, PatternIndex
+from dsfast.handlers.permission import Decision
 from dsfast.plugin import Logger, NamespacedLogger, Socket
+from dsfast.regexp import RegexpError
 
 __all__ = ["ListenHandler"]
 
@@ -58,6 +61,13 @@ class Registry(Protocol):
         """Who is told about first subscriptions and last unsubscriptions."""
 
 
+class Gate(Protocol):
+    """Who is asked for permission."""
+
+    def decide(self, connection: Any, message: Message) -> Coroutine[Any, Any, Decision]:
+        """Decide about a message, within a time limit."""
+
+
 class _Listener:
     """One pattern of one connection: a candidate."""
 
@@ -76,7 +86,7 @@ class _Listener:
 class _Search:
     """The candidates for one name, asked one at a time."""
 
-    __slots__ = ("asked", "current", "members", "newest", "queue", "timer")
+    __slots__ = ("asked", "check", "current", "members", "newest", "queue", "timer")
 
     def __init__(self, candidates: list[_Listener], newest: int) -> None:
         self.newest = newest  # every matching listener up to this number was a candidate from the start
@@ -84,6 +94,7 @@ class _Search:
         self.members = set(candidates)
         self.asked: set[_Listener] = set()  # may still accept: the current one, and those that timed out
         self.current: _Listener | None = None
+        self.check: asyncio.Task[Decision] | None = None  # whether the current one may be asked at all
         self.timer: Timer | None = None
 
 
@@ -102,7 +113,8 @@ class ListenHandler:
     """Patterns, searches and providers of one topic.
 
     The handler is the listener of `registry` only while there is at least one pattern, so that servers
-    without listening clients pay nothing for it. `clock` gives seconds and never goes back.
+    without listening clients pay nothing for it. `clock` gives seconds and never goes back. With a `gate` and
+    `options.check_names` a listener is only asked for names for which it has the permission to listen.
     """
 
     def __init__(
@@ -113,6 +125,7 @@ class ListenHandler:
         options: ListenConfig,
         logger: Logger | NamespacedLogger,
         *,
+        gate: Gate | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,6 +138,7 @@ class ListenHandler:
         self._timers = timers
         self._options = options
         self._logger = logger
+        self._gate = gate if options.check_names else None
         self._rng = rng or random.Random()
         self._clock = clock
         self._newest = 0  # number of the latest listener
@@ -220,9 +234,9 @@ class ListenHandler:
             return
         try:
             if len(held) >= self._options.max_patterns_per_client:
-                raise PatternError(f"the client has {len(held)} patterns, more are not allowed")
+                raise RegexpError(f"the client has {len(held)} patterns, more are not allowed")
             pattern = self._pattern(text)
-        except PatternError as error:
+        except RegexpError as error:
             self._logger.warn(
                 "INVALID_LISTEN_REGEX", f"{text[: self._options.max_pattern_length]!r}: {error}"
             )
@@ -235,12 +249,12 @@ class ListenHandler:
         self._acknowledge(connection, message)
 
     def _pattern(self, text: str) -> Pattern:
-        """The compiled pattern, shared by all its listeners. Raises PatternError."""
+        """The compiled pattern, shared by all its listeners. Raises RegexpError."""
         known = self._patterns.get(text)
         if known is not None:
             return known[0]
         if len(text.encode("utf-8", "surrogatepass")) > self._options.max_pattern_length:
-            raise PatternError(f"longer than {self._options.max_pattern_length} bytes")
+            raise RegexpError(f"longer than {self._options.max_pattern_length} bytes")
         return Pattern(text)
 
     def _add(self, connection: Socket, pattern: Pattern) -> _Listener:
@@ -400,22 +414,52 @@ class ListenHandler:
             listener = search.queue.popleft()
             if listener.live:
                 search.current = listener
-                search.asked.add(listener)
                 listener.asked_for[name] = None
-                search.timer = self._timers.call_later(
-                    self._options.response_timeout, partial(self._on_response_timeout, name, search)
-                )
-                self._send(
-                    listener.connection,
-                    self._actions.SUBSCRIPTION_FOR_PATTERN_FOUND,
-                    name=listener.pattern.text,
-                    subscription=name,
-                )
+                if self._gate is None:
+                    self._ask(name, search, listener)
+                else:
+                    self._check(name, search, listener, self._gate)
                 return
         del self._searches[name]
         self._failed[name] = (self._clock(), search.newest)
 
+    def _check(self, name: str, search: _Search, listener: _Listener, gate: Gate) -> None:
+        """Ask `listener` if it is permitted to listen to `name`, too, and not only to its pattern (5.1)."""
+        request = Message(self._topic, self._actions.LISTEN, name=name)
+        search.check = asyncio.ensure_future(gate.decide(listener.connection, request))
+        search.check.add_done_callback(partial(self._on_checked, name, search, listener))
+
+    def _on_checked(
+        self, name: str, search: _Search, listener: _Listener, check: asyncio.Task[Decision]
+    ) -> None:
+        # Whatever is no permission is a refusal; also a check that somebody else has cancelled.
+        failed = check.cancelled() or check.exception() is not None
+        if search.check is not check:
+            return  # the listener has gone, or the search has ended
+        search.check = None
+        if not failed and check.result() is Decision.ALLOWED:
+            self._ask(name, search, listener)
+            return
+        about = f"{self._topic.name}:{name} is not shown to the listener of {listener.pattern.text}"
+        self._logger.debug("LOCAL_LISTEN", about)
+        self._ask_next(name, search)
+
+    def _ask(self, name: str, search: _Search, listener: _Listener) -> None:
+        search.asked.add(listener)
+        search.timer = self._timers.call_later(
+            self._options.response_timeout, partial(self._on_response_timeout, name, search)
+        )
+        self._send(
+            listener.connection,
+            self._actions.SUBSCRIPTION_FOR_PATTERN_FOUND,
+            name=listener.pattern.text,
+            subscription=name,
+        )
+
     def _leave_current(self, name: str, search: _Search) -> None:
+        if search.check is not None:
+            check, search.check = search.check, None
+            check.cancel()
         if search.timer is not None:
             search.timer.cancel()
             search.timer = None
@@ -452,7 +496,7 @@ class ListenHandler:
         name = str(message.subscription)
         listener = self._connections.get(connection, {}).get(str(message.name))
         search = self._searches.get(name)
-        if listener is None or search is None:
+        if listener is None or search is None or listener not in search.asked:
             return
         search.asked.discard(listener)
         if search.current is listener:

@@ -44,6 +44,10 @@ _BUILT_IN = {
     ("storage", "default"): "dsfast.services.storage.none:NoStorage",
     ("cache", "default"): "dsfast.services.cache.memory:MemoryCache",
     ("authentication", "none"): "dsfast.services.authentication:OpenAuthentication",
+    ("authentication", "file"): "dsfast.services.authentication.file:FileAuthentication",
+    ("authentication", "storage"): "dsfast.services.authentication.storage:StorageAuthentication",
+    ("authentication", "http"): "dsfast.services.authentication.webhook:HttpAuthentication",
+    ("authentication", "jwt"): "dsfast.services.authentication.jwt:JwtAuthentication",
     ("permission", "none"): "dsfast.services.permission:OpenPermission",
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
 }

@@ -1,4 +1,4 @@
-"""The built-in logger, and the guard that keeps one client from filling the log."""
+"""The built-in loggers, and the guard that keeps one client from filling the log."""
 
 from dsfast.services.logger.default import DefaultLogger
 from dsfast.services.logger.flood_guard import FloodGuard

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
-from dsfast.plugin import Logger, LogLevel
+from dsfast.plugin import LogLevel
+from dsfast.services.logger.stream import StreamLogger, lost_text
 
 __all__ = ["DefaultLogger"]
 
@@ -24,16 +24,15 @@ _COLOURS = {
 }
 _RESET = "\x1b[0m"
 
-# Names and texts of clients reach the log. A control character could forge a line or drive a terminal. A line
-# break followed by a tab may stay: the indentation shows that the line goes on.
-_UNSAFE = re.compile(r"\n(?!\t)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+# Names and texts of clients reach the log. A control character could forge a line, drive a terminal or turn
+# the direction of what follows. One line break may stay: that of the list of authentications in their ready line.
+_UNSAFE = re.compile(r"\n(?!\t\d+\) )|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-class DefaultLogger(Logger):
+class DefaultLogger(StreamLogger):
     """Writes ``[<namespace> | ]<EVENT> | <text>``; warnings and errors go to standard error.
 
-    Option ``colors`` colours the lines if the stream is a terminal. Metadata is not printed. A stream that
-    cannot be written to (a closed pipe) loses the line and nothing else.
+    Option ``colors`` colours the lines if the stream is a terminal. Other metadata is not printed.
     """
 
     description = "default logger"
@@ -45,18 +44,17 @@ class DefaultLogger(Logger):
         line = _UNSAFE.sub(_escape, text[:MAX_LINE])
         if len(text) > MAX_LINE:
             line += f"... ({len(text)} characters)"
-        stream = sys.stderr if level in (LogLevel.WARN, LogLevel.ERROR) else sys.stdout
-        if self.options.get("colors", True) and stream.isatty():
+        output = self.output(sys.stderr if level in (LogLevel.WARN, LogLevel.ERROR) else sys.stdout)
+        if output.is_terminal and self.options.get("colors", True):
             line = f"{_COLOURS.get(LogLevel(level), '')}{line}{_RESET}"
-        with contextlib.suppress(OSError, ValueError):
-            _write(stream, line + "\n")
+        # Lone surrogates, and what the terminal's encoding lacks, must not lose the line.
+        output.write(f"{line}\n".encode(output.encoding, "backslashreplace"))
+        if level >= LogLevel.FATAL:
+            self.flush()
 
-
-def _write(stream: TextIO, line: str) -> None:
-    encoding = stream.encoding or "utf-8"
-    # Lone surrogates, and what the terminal's encoding lacks, must not lose the line.
-    stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+    def lost_line(self, count: int) -> bytes:
+        """See :class:`StreamLogger`."""
+        return f"LOG_LINES_LOST | {lost_text(count)}\n".encode()
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -114,7 +114,8 @@ class FloodGuard:
             source, event = key
             text = f"{window.held_back} more of these from {source} in the last {self._seconds:g} s"
             log = {LogLevel.INFO: self._logger.info, LogLevel.WARN: self._logger.warn}
-            log.get(window.level, self._logger.error)(event, text)
+            meta = {"repeated": window.held_back, "source": str(source)}
+            log.get(window.level, self._logger.error)(event, text, meta)
 
     def _schedule(self) -> None:
         if self._timer is not None:

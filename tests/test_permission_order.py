@@ -372,16 +372,40 @@ async def test_a_slow_check_delays_the_later_messages_of_its_connection_only():
         await reader.expect(E, EventAction.EMIT, name="x", data=b"2")
 
 
-async def test_a_name_is_not_checked_before_the_messages_ahead_of_it_had_their_effect():
+async def test_messages_are_checked_at_the_same_time_but_take_effect_in_order():
     async with serve_rules() as s:
-        client = await s.login()
+        client, reader = await s.login("client"), await s.login("reader")
+        await subscribe(reader, "gate", "next")
         client.message(E, EventAction.EMIT, name="gate")
         client.message(E, EventAction.EMIT, name="next")
-        await s.until(lambda: s.services.permission.waiting == 1)
+        rules = s.services.permission
+        await s.until(lambda: [message.name for message in rules.asked] == ["gate", "next"])
         await client.fence()
-        assert [message.name for message in s.services.permission.asked] == ["gate"]
-        s.services.permission.gate.set()
-        await s.until(lambda: len(s.services.permission.asked) == 2)
+        assert rules.waiting == 1
+        rules.gate.set()
+        assert [(await reader.receive()).name for _ in range(2)] == ["gate", "next"]
+
+
+async def test_what_follows_a_change_of_records_is_checked_after_it():
+    async with serve_rules() as s:
+        client = await s.login("client")
+        rules = s.services.permission
+        client.message(E, EventAction.EMIT, name="gate")
+        client.message(REC, RecordAction.SUBSCRIBECREATEANDREAD, names=["r"], correlation_id="1")
+        client.message(REC, RecordAction.READ, name="r")
+        await s.until(lambda: [message.name for message in rules.asked] == ["gate", "r"])
+        await client.fence()
+        assert len(rules.asked) == 2
+        rules.gate.set()
+        await client.expect(REC, RecordAction.SUBSCRIBECREATEANDREAD)
+        for _ in range(2):
+            await client.expect(REC, RecordAction.READ_RESPONSE, name="r", version=0, data=b"{}")
+        assert [message.action for message in rules.asked[1:]] == [
+            RecordAction.SUBSCRIBECREATEANDREAD,
+            RecordAction.CREATE,
+            RecordAction.READ,
+            RecordAction.READ,
+        ]
 
 
 async def test_reading_pauses_while_too_much_waits_and_goes_on_afterwards():

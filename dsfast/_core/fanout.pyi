@@ -8,8 +8,6 @@ from dsfast._core.protocol import Message
 class Peer:
     """The sending half of a connection."""
 
-    def subscriptions(self) -> list[tuple[Registry, str]]: ...
-
 class Hub:
     """Everything that is sent in one turn of the event loop, by all connections of a server.
 

@@ -220,15 +220,6 @@ cdef class Peer:
         """Bytes accepted for this peer that its socket has not taken yet."""
         return self.backlog.n - self.backlog_pos + self.handed
 
-    def subscriptions(self):
-        """Registry and name of everything this peer is subscribed to."""
-        cdef list found = []
-        cdef uint32_t i
-        for i in range(self.n_subs):
-            subject = <Subject>self.subs[i].subject
-            found.append(((<Subject>subject).registry, (<Subject>subject).decoded()))
-        return found
-
     cdef int drop_subscriptions(self) except -1:
         """End every subscription of this peer for good, O(1) each; raises what a listener raised, but afterwards."""
         cdef object fault = None

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from dsfast._core.events import EventHandler
 from dsfast._core.fanout import Hub, Registry
-from dsfast._core.protocol import Topic
-from dsfast._core.router import Handler, Router
+from dsfast._core.protocol import EventAction, PresenceAction, RecordAction, RpcAction, Topic
+from dsfast._core.router import Gate, Handler, Router
 from dsfast._core.rpc import RpcHandler
 from dsfast._core.timers import TimingWheel
 from dsfast.handlers.listen import ListenHandler
 from dsfast.handlers.permission import PermissionGate
 from dsfast.handlers.presence import PresenceHandler
 from dsfast.handlers.record import RecordHandler
+from dsfast.handlers.revalidation import Grants, Revalidation
 from dsfast.services.cache.memory import MemoryCache
 from dsfast.services.permission import OpenPermission
 
@@ -34,15 +35,19 @@ class MessageRouter(Router):
         gate: PermissionGate | None,
         hub: Hub,
         wheel: TimingWheel,
-        listens: list[ListenHandler],
+        *,
+        listens: dict[Topic, ListenHandler],
+        revalidation: Revalidation | None,
+        core_gate: Gate | None = None,
     ) -> None:
-        super().__init__(handlers, gate)
+        super().__init__(handlers, gate, core_gate)
         self.hub = hub
         self.wheel = wheel
         presence = handlers.get(Topic.PRESENCE)
         self.presence = presence if isinstance(presence, PresenceHandler) else None
         record = handlers.get(Topic.RECORD)
         self.record_handler = record if isinstance(record, RecordHandler) else None
+        self.revalidation = revalidation
         self._listens = listens
         if gate is not None:
             gate.router = self
@@ -51,9 +56,11 @@ class MessageRouter(Router):
         """Let what has been accepted come to its end, then stop all timers."""
         if self.record_handler is not None:
             await self.record_handler.close()
+        if self.revalidation is not None:
+            await self.revalidation.close()
         if self.gate is not None:
             await self.gate.close()
-        for listen in self._listens:
+        for listen in self._listens.values():
             listen.close()
         self.wheel.close()
 
@@ -79,22 +86,26 @@ def create_router(services: Services, config: Config) -> MessageRouter:
     wheel = TimingWheel(loop)
     features = config.enabled_features
     logger = services.logger
-    gate = None
+    gate = core_gate = None
     # Asked once, here: the hot path of a server with open permission knows no permission at all.
     if type(services.permission) is not OpenPermission:
         gate = PermissionGate(services.permission, logger, config.permission_timeout)
+        core_gate = getattr(services.permission, "core", None)
     handlers: dict[int, Handler] = {}
-    listens: list[ListenHandler] = []
+    listens: dict[Topic, ListenHandler] = {}
+    grants: list[Grants] = []
 
     def listen(topic: Topic, registry: Registry) -> ListenHandler:
-        listens.append(ListenHandler(topic, registry, wheel, config.listen, logger, gate=gate))
-        return listens[-1]
+        listens[topic] = ListenHandler(topic, registry, wheel, config.listen, logger, gate=gate)
+        return listens[topic]
 
     if features.event:
         registry = Registry(hub, Topic.EVENT)
+        grants.append(Grants(Topic.EVENT, EventAction.SUBSCRIBE, registry))
         handlers[Topic.EVENT] = EventHandler(registry, listen(Topic.EVENT, registry))
     if features.record:
         registry = Registry(hub, Topic.RECORD, conflatable=True)
+        grants.append(Grants(Topic.RECORD, RecordAction.SUBSCRIBE, registry))
         cache = services.cache
         handlers[Topic.RECORD] = RecordHandler(
             registry,
@@ -103,13 +114,24 @@ def create_router(services: Services, config: Config) -> MessageRouter:
             services.storage_writer,
             listen(Topic.RECORD, registry),
             gate,
+            core_gate,
             logger,
             config.record,
         )
     if features.rpc:
-        handlers[Topic.RPC] = RpcHandler(Registry(hub, Topic.RPC), wheel, config.rpc)
+        registry = Registry(hub, Topic.RPC)
+        grants.append(Grants(Topic.RPC, RpcAction.PROVIDE, registry))
+        handlers[Topic.RPC] = RpcHandler(registry, wheel, config.rpc)
     if features.presence:
-        handlers[Topic.PRESENCE] = PresenceHandler(
-            Registry(hub, Topic.PRESENCE), Registry(hub, Topic.PRESENCE)
-        )
-    return MessageRouter(handlers, gate, hub, wheel, listens)
+        users, everyone = Registry(hub, Topic.PRESENCE), Registry(hub, Topic.PRESENCE)
+        grants.append(Grants(Topic.PRESENCE, PresenceAction.SUBSCRIBE, users))
+        grants.append(Grants(Topic.PRESENCE, PresenceAction.SUBSCRIBE_ALL, everyone, named=False))
+        handlers[Topic.PRESENCE] = PresenceHandler(users, everyone)
+    revalidation = None
+    if gate is not None:
+        listen_actions = {Topic.EVENT: EventAction.LISTEN, Topic.RECORD: RecordAction.LISTEN}
+        patterns = [(topic, listen_actions[topic], handler) for topic, handler in listens.items()]
+        revalidation = Revalidation(gate, grants, patterns, logger)
+    return MessageRouter(
+        handlers, gate, hub, wheel, listens=listens, revalidation=revalidation, core_gate=core_gate
+    )

@@ -184,6 +184,22 @@ class ListenHandler:
             return
         handler(connection, message)
 
+    def patterns(self) -> list[tuple[Socket, str]]:
+        """Who listens to what."""
+        return [(connection, text) for connection, held in self._connections.items() for text in held]
+
+    def remove(self, connection: Socket, pattern: str) -> bool:
+        """End a LISTEN without telling its client; False if there is none."""
+        held = self._connections.get(connection, {})
+        listener = held.pop(pattern, None)
+        if listener is None:
+            return False
+        if not held:
+            del self._connections[connection]
+            connection.remove_on_close(self._close_callback)
+        self._withdraw([listener])
+        return True
+
     def on_first_subscription(self, name: str) -> None:
         """Somebody is subscribed to `name`, for the first time or again."""
         self._start_search(name)
@@ -275,18 +291,12 @@ class ListenHandler:
 
     def _unlisten(self, connection: Socket, message: Message) -> None:
         text = str(message.name)
-        held = self._connections.get(connection, {})
-        listener = held.pop(text, None)
-        if listener is None:
+        if self.remove(connection, text):
+            self._acknowledge(connection, message)
+        else:
             self._send(
                 connection, self._actions.NOT_SUBSCRIBED, name=text, original_action=self._actions.UNLISTEN
             )
-            return
-        if not held:
-            del self._connections[connection]
-            connection.remove_on_close(self._close_callback)
-        self._withdraw([listener])
-        self._acknowledge(connection, message)
 
     def _on_close(self, connection: Socket) -> None:
         self._withdraw(list(self._connections.pop(connection, {}).values()))

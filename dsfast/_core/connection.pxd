@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dsfast._core.buffer cimport Buf
-from dsfast._core.fanout cimport Hub, Peer
+from dsfast._core.fanout cimport Codec, Hub, Peer
 from dsfast._core.protocol cimport Msg
 from dsfast._core.timers cimport Timer, TimingWheel
 
@@ -20,6 +20,17 @@ cdef bint outlives_sender(const Msg *m) noexcept
 cdef class Dispatcher:
     cdef int dispatch(self, Connection c, Msg *m, const char *raw, size_t n) except -1
 
+cdef class Protocol(Codec):
+    cdef readonly str socket_type       # as plugins see it
+    cdef readonly int opcode            # of the websocket frames that carry messages: 1 text, 2 binary
+    cdef readonly str subprotocol       # of the websocket, or None
+    cdef readonly bint beats            # beat() is to be called
+    cdef int opened(self, Connection c) except -1
+    cdef int decode(self, Connection c, const char *p, size_t n) except -1
+    cdef size_t read(self, Connection c, const char *p, size_t n) except? 999999999
+    cdef int beat(self, Connection c) except -1
+    cdef int closing(self, Connection c, int code) except -1
+
 cdef class Endpoint:
     cdef readonly Hub hub
     cdef readonly TimingWheel wheel
@@ -30,6 +41,9 @@ cdef class Endpoint:
     cdef object read_view
     cdef object open_user_id
     cdef public bytes url_path
+    cdef public Protocol protocol           # None: the binary protocol
+    cdef public bint framed                 # websockets on HTTP; False: the protocol has the connection to itself
+    cdef public dict paths                  # endpoints of this port by path
     cdef public size_t max_message_size
     cdef public size_t max_body_size
     cdef public uint64_t head_timeout       # ms
@@ -50,6 +64,9 @@ cdef class ConnectionBase(Peer):
 cdef class Connection(ConnectionBase):
     cdef Endpoint endpoint
     cdef int state
+    cdef Protocol protocol      # None: the binary protocol
+    cdef public object extra    # what the protocol keeps for this connection
+    cdef bint framed
     cdef bint finished          # close callbacks have run
     cdef bint was_open
     cdef bint reading_paused
@@ -84,6 +101,7 @@ cdef class Connection(ConnectionBase):
     cdef size_t fail_framing(self, size_t n) except? 999999999
     cdef size_t discard(self, const char *p, size_t n) except? 999999999
     cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1
+    cdef int on_data(self, const char *p, size_t n) except -1
     cdef int on_payload(self, const char *p, size_t n) except -1
     cdef int on_message(self, Msg *m, const char *raw, size_t n) except -1
     cdef int unbuffered(self) except -1
@@ -108,8 +126,14 @@ cdef class Connection(ConnectionBase):
     cdef int arm(self) except -1
     cdef int on_timer(self) except -1
     cdef int feed_http(self, char *p, size_t n) except -1
+    cdef int begin(self) except -1
+    cdef int move(self, Endpoint endpoint) except -1
     cdef int upgrade(self, object request) except -1
     cdef int send_raw(self, bytes data) except -1
     cdef int reply_msg(self, const Msg *m, list names=*, dict versions=*) except -1
     cpdef hold(self)
     cpdef release(self)
+
+cdef class VirtualConnection(Connection):
+    cdef object sink
+    cdef object handshake

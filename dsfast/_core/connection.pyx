@@ -14,6 +14,7 @@ from collections import deque
 import httptools
 from msgspec import UNSET
 
+from dsfast._core.protocol import encode
 from dsfast._core.http import HEAD_SIZE_LIMIT, REASONS, HttpReader, accept_value
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -23,7 +24,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
-from dsfast._core.fanout cimport Hub, Peer, socket_send
+from dsfast._core.fanout cimport Codec, Hub, Peer, socket_send
 from dsfast._core.json_text cimport JSON_ARRAY, JSON_KIND_MASK, JSON_OBJECT, dumps, json_check, loads, utf8_check
 from dsfast._core.protocol cimport *
 from dsfast._core.timers cimport Timer, TimingWheel, now_ms
@@ -84,6 +85,41 @@ cdef class ConnectionTimer(Timer):
         return 0
 
 
+cdef class Protocol(Codec):
+    """What distinguishes another protocol from the binary one: how bytes become messages, and the beginning.
+
+    ``decode`` calls ``c.on_message`` with each message in its binary form, so that everything behind it, from the order
+    of effects to permissions, is the same for all protocols.
+    """
+
+    def __init__(self, int number, str socket_type not None, int opcode=1, str subprotocol=None, bint beats=False):
+        super().__init__(number)
+        self.socket_type = socket_type
+        self.opcode = opcode
+        self.subprotocol = subprotocol
+        self.beats = beats
+
+    cdef int opened(self, Connection c) except -1:
+        """The connection is there; it waits for a challenge."""
+        return 0
+
+    cdef int decode(self, Connection c, const char *p, size_t n) except -1:
+        """Handle what one websocket message carries."""
+        return 0
+
+    cdef size_t read(self, Connection c, const char *p, size_t n) except? 999999999:
+        """Without websockets: handle all whole messages in p[0:n] and return how many bytes they were."""
+        return n
+
+    cdef int beat(self, Connection c) except -1:
+        """A heartbeat interval has passed."""
+        return 0
+
+    cdef int closing(self, Connection c, int code) except -1:
+        """Without websockets: say good-bye; ``code`` is the websocket code for the reason."""
+        return 0
+
+
 cdef class Endpoint:
     """Options, counters and services shared by the connections of one endpoint.
 
@@ -105,6 +141,7 @@ cdef class Endpoint:
         self.connections = set()
         self.read_view = PyMemoryView_FromMemory(self.read_buffer, READ_BUFFER, PyBUF_WRITE)
         self.url_path = b"/deepstream"
+        self.framed = True
         self.max_message_size = 1 << 20
         self.max_body_size = 1 << 20
         self.head_timeout = HEAD_TIMEOUT_MS
@@ -154,11 +191,12 @@ cdef class ConnectionBase(Peer):
 cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     """A client connection; the "socket" of spec/plugins.md A.3."""
 
-    def __cinit__(self, Endpoint endpoint not None):
+    def __cinit__(self, Endpoint endpoint not None, *_, **__):
         self.endpoint = endpoint
         self.hub = endpoint.hub
         self.state = ST_HTTP
         self.muted = True
+        self.framed = endpoint.framed
         self.client_data = UNSET
 
     def __dealloc__(self):
@@ -178,7 +216,22 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.endpoint.connections.add(self)
         self.timer = ConnectionTimer()
         self.timer.connection = self
-        self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
+        if self.framed:
+            self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
+        else:
+            self.begin()
+
+    cdef int begin(self) except -1:
+        """The client may speak its protocol now."""
+        self.protocol = self.endpoint.protocol
+        self.codec = self.protocol
+        self.state = ST_CHALLENGE
+        if self.endpoint.unauthenticated_timeout:
+            self.login_deadline = now_ms() + self.endpoint.unauthenticated_timeout
+        self.endpoint.owner.log_connection(self)
+        if self.protocol is not None:
+            self.protocol.opened(self)
+        return self.arm()
 
     def get_buffer(self, sizehint):
         cdef size_t room
@@ -275,6 +328,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         cdef int opcode, i
         cdef uint32_t key
         self.need = 0
+        if unlikely(not self.framed):
+            if self.state >= ST_CLOSING:
+                return n
+            return self.protocol.read(self, p, n)
         while n - pos >= 2:
             if unlikely(self.state >= ST_CLOSING):
                 return pos + self.discard(p + pos, n - pos)
@@ -355,22 +412,24 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1:
         cdef int code
-        if likely(opcode == 2 and fin and not self.in_fragments):
+        if likely(opcode == 2 and fin and not self.in_fragments and self.protocol is None):
             return self.on_payload(p, n)
-        if opcode == 2 or opcode == 0:
-            if (opcode == 2) == self.in_fragments:
+        if opcode <= 2:
+            if (opcode != 0) == self.in_fragments:
                 return self.close(1002)
+            if opcode != 0 and opcode != (2 if self.protocol is None else self.protocol.opcode):
+                self.endpoint.owner.log_wrong_frame(self)
+                return self.close(1003)
+            if opcode != 0 and fin:
+                return self.on_data(p, n)
             buf_add(&self.fragments, p, n)
             self.in_fragments = not fin
             if fin:
                 try:
-                    self.on_payload(self.fragments.p, self.fragments.n)
+                    self.on_data(self.fragments.p, self.fragments.n)
                 finally:
                     buf_free(&self.fragments)
             return 0
-        if opcode == 1:
-            self.endpoint.owner.log_text_frame(self)
-            return self.close(1003)
         if opcode == 9:
             return self.send_control(10, p, n)
         if opcode == 8:
@@ -394,6 +453,14 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if n:
             memcpy(frame + h, p, n)
         return self.hub.send_frame(self, frame, h + n)
+
+    cdef int on_data(self, const char *p, size_t n) except -1:
+        """One whole websocket message."""
+        if self.protocol is None:
+            return self.on_payload(p, n)
+        if self.protocol.opcode == 1 and not utf8_check(p, <Py_ssize_t>n):
+            return self.close(1007)
+        return self.protocol.decode(self, p, n)
 
     cdef int on_payload(self, const char *p, size_t n) except -1:
         """One websocket message: usually one protocol message, but all that are in it are taken, in order."""
@@ -625,10 +692,14 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if self.state == ST_HTTP:
             self.state = ST_CLOSING
         else:
-            self.state = ST_CLOSING
-            payload[0] = <char>(code >> 8)
-            payload[1] = <char>(code & 255)
-            self.send_control(8, payload, 2 if code else 0)
+            if self.framed:
+                self.state = ST_CLOSING
+                payload[0] = <char>(code >> 8)
+                payload[1] = <char>(code & 255)
+                self.send_control(8, payload, 2 if code else 0)
+            else:
+                self.protocol.closing(self, code)
+                self.state = ST_CLOSING
             self.hub.flush()
         return self.end_writing()
 
@@ -713,7 +784,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         frame_header(frame, 2, 8)
         frame[2] = <char>(1013 >> 8)
         frame[3] = <char>(1013 & 255)
-        if self.transport is not None:
+        if self.transport is not None and self.framed:
             self.transport.write(PyBytes_FromStringAndSize(frame, 4))
         self.end_writing()
 
@@ -740,6 +811,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         cdef uint64_t now = now_ms(), due = self.last_seen + 2 * self.endpoint.heartbeat_interval + 1
         if self.state < ST_OPEN and self.login_deadline and self.login_deadline < due:
             due = self.login_deadline
+        if self.protocol is not None and self.protocol.beats and now + self.endpoint.heartbeat_interval < due:
+            due = now + self.endpoint.heartbeat_interval
         if self.timer is not None:
             self.endpoint.wheel.schedule(self.timer, due - now if due > now else 0)
         return 0
@@ -758,6 +831,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if now - self.last_seen > 2 * self.endpoint.heartbeat_interval:
             self.endpoint.owner.log_heartbeat(self)
             return self.close(0)
+        if self.protocol is not None and self.protocol.beats:
+            self.protocol.beat(self)
         return self.arm()
 
     # --- HTTP ------------------------------------------------------------------------------------------------
@@ -790,7 +865,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 request.upgrade = request.keep_alive = False
             if request.upgrade:
                 self.upgrade(request)
-                if self.state == ST_CHALLENGE and 0 <= offset < len(data):
+                if ST_HTTP < self.state < ST_CLOSING and 0 <= offset < len(data):
                     # The client did not wait for the answer; the rest are frames.
                     return self.receive(p + offset, n - <size_t>offset)
                 return 0
@@ -822,8 +897,13 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         """Answer the websocket handshake (RFC 6455 section 4.2)."""
         cdef dict headers = request.headers
         cdef bytes accept
+        cdef Endpoint endpoint = self.endpoint
         path = request.target.partition(b"?")[0]
-        if path != self.endpoint.url_path:
+        if endpoint.paths is not None:
+            endpoint = endpoint.paths.get(path)
+        elif path != endpoint.url_path:
+            endpoint = None
+        if endpoint is None:
             return self.http_error(404, "Endpoint not found.")
         if request.method != "GET":
             return self.http_error(400, "Only GET can be upgraded to a websocket.")
@@ -834,19 +914,33 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         accept = accept_value(headers.get("sec-websocket-key", ""))
         if accept is None:
             return self.http_error(400, "Invalid Sec-WebSocket-Key.")
-        if not self.endpoint.owner.origin_allowed(headers):
+        if not endpoint.owner.origin_allowed(headers):
             return self.http_error(403, "Origin is forbidden.")
         # One bytes object instead of a dict of strings: it may be kept for as long as the connection lives.
         self.head = "\n".join(f"{key}:{value}" for key, value in headers.items()).encode()
         self.http.close()
         self.http = None
-        self.state = ST_CHALLENGE
-        self.send_raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                      b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
-        if self.endpoint.unauthenticated_timeout:
-            self.login_deadline = now_ms() + self.endpoint.unauthenticated_timeout
-        self.endpoint.owner.log_connection(self)
-        return self.arm()
+        answer = (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                  b"Sec-WebSocket-Accept: " + accept + b"\r\n")
+        if endpoint.protocol is not None and endpoint.protocol.subprotocol is not None:
+            offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+            if endpoint.protocol.subprotocol in offered:
+                answer += b"Sec-WebSocket-Protocol: " + endpoint.protocol.subprotocol.encode() + b"\r\n"
+        self.send_raw(answer + b"\r\n")
+        if endpoint is not self.endpoint:
+            self.move(endpoint)
+        return self.begin()
+
+    cdef int move(self, Endpoint endpoint) except -1:
+        """From the port to the endpoint whose path was asked for."""
+        cdef Endpoint old = self.endpoint
+        endpoint.connections.add(self)
+        endpoint.accepted += 1
+        self.endpoint = endpoint
+        old.connections.discard(self)
+        if not old.connections:
+            old.owner.on_empty()
+        return 0
 
     cdef int send_raw(self, bytes data) except -1:
         """Send bytes that are not frames, before any frame was sent."""
@@ -922,7 +1016,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     @property
     def socket_type(self):
         """Name of the protocol."""
-        return "wsBinary"
+        return "wsBinary" if self.protocol is None else self.protocol.socket_type
 
     @property
     def is_remote(self):
@@ -945,3 +1039,66 @@ cdef bint understands_patch_multi(version) except -1:
     except ValueError:
         return False
     return parts >= [7, 1]
+
+
+cdef class VirtualConnection(Connection):
+    """A client that has no connection of its own, such as one HTTP request; logged in from the start.
+
+    What it is sent goes as a Message to ``sink(message)``. It is over when ``end`` is called.
+    """
+
+    def __init__(self, Endpoint endpoint not None, sink, *, user_id, server_data=None, client_data=UNSET,
+                 handshake=None):
+        self.personal = True
+        self.sink = sink
+        self.user_id = user_id if user_id else "OPEN"
+        self.server_data = server_data
+        self.client_data = client_data
+        self.handshake = {} if handshake is None else handshake
+        self.muted = False
+        self.state = ST_OPEN
+
+    def handle(self, Message message not None):
+        """Handle a message as if this client had sent it. Raises ValueError if it is none a client can send."""
+        cdef bytes raw = encode(message)
+        cdef const char *p = PyBytes_AS_STRING(raw)
+        cdef Msg m
+        if decode_msg(p, p + len(raw), &m) == NULL:
+            raise ValueError(f"{message!r} cannot be sent")
+        if self.state == ST_OPEN:
+            self.on_message(&m, p, <size_t>len(raw))
+
+    def end(self):
+        """This client is gone: its subscriptions and its calls end."""
+        self.muted = True
+        self.state = ST_CLOSED
+        self.finish()
+
+    cdef int deliver(self, const Msg *m, list names, dict versions) except -1:
+        cdef Message message = to_message(m)
+        if names is not None:
+            message.names = names
+        if versions is not None:
+            message.versions = versions
+        try:
+            self.sink(message)
+        except Exception as error:
+            self.log_fault("exception while answering a request", error)
+        return 0
+
+    cdef int close(self, int code) except -1:
+        self.end()
+        return 0
+
+    def abort(self):
+        self.end()
+
+    @property
+    def handshake_data(self):
+        """As it was given."""
+        return self.handshake
+
+    @property
+    def socket_type(self):
+        """Name of the protocol."""
+        return "http"

@@ -27,20 +27,31 @@ cdef struct Segment:
     size_t off
     size_t n
     bint exact          # nothing newer can stand in for these frames
+    uint32_t messages   # how many they are
+    int codec           # number of the Codec that made the frames; 0: the binary protocol
 
 cdef class StateWriter
+
+cdef class Codec:
+    cdef readonly int number
+    cdef int encode(self, const Msg *m, Buf *out, list names, dict versions) except -1
+    cdef size_t frame_end(self, const char *p, size_t n, size_t at) noexcept nogil
 
 cdef class Subject(Named):
     cdef Registry registry
     cdef Sub **subs
     cdef uint32_t count
     cdef uint32_t cap
+    cdef uint32_t foreign           # subscribers with a Codec
+    cdef uint32_t codecs            # set of the numbers of Codecs that subscribers had
     cdef readonly bint provided     # an active provider publishes this record
 
 cdef class Peer:
     cdef object __weakref__
     cdef Hub hub
     cdef object transport
+    cdef Codec codec                # None: the binary protocol
+    cdef bint personal              # takes messages itself, through deliver()
     cdef int fd                     # socket for direct sends; -1: only through the transport (TLS)
     cdef bint dirty                 # in hub.dirty
     cdef bint blocked               # the transport still holds bytes of ours
@@ -56,6 +67,8 @@ cdef class Peer:
     cdef Sub **subs
     cdef uint32_t n_subs
     cdef uint32_t cap_subs
+    cdef int deliver(self, const Msg *m, list names, dict versions) except -1
+    cdef int encode(self, const Msg *m, Buf *out) except -1
     cdef int add_range(self, size_t off, size_t n) except -1
     cdef int flush(self, const char *base) except -1
     cdef int write_now(self, const char *p, size_t n) except -1
@@ -86,6 +99,7 @@ cdef class Hub:
     cdef public size_t max_outgoing_bytes
     cdef public bint conflate
     cdef public StateWriter state_writer    # newest state of a conflated record
+    cdef list codecs                        # by number; None for 0
     cdef readonly uint64_t messages_in
     cdef readonly uint64_t deliveries
     cdef readonly uint64_t broadcasts
@@ -97,7 +111,8 @@ cdef class Hub:
     cdef int send_frame(self, Peer peer, const char *p, size_t n) except -1
     cdef int broadcast_msg(self, Subject subject, Peer skip, const Msg *m) except -1
     cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1
-    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n, bint exact) except -1
+    cdef int broadcast_foreign(self, Subject subject, Peer skip, const Msg *m) except -1
+    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n, bint exact, int codec=*) except -1
     cdef int unicast(self, Peer peer, size_t off, size_t n) except -1
     cdef int expand(self) except -1
     cdef bint absorb(self, Peer peer, Subject subject) except -1

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memmove
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
 from dsfast._core.names cimport Named, NameTable
 from dsfast._core.protocol cimport (
-    I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, Message, Msg, encode_frame, frame_header,
+    I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, Message, Msg, decode_msg, encode_frame, frame_header,
 )
 
 cdef extern from "Python.h":
@@ -53,6 +53,24 @@ cdef size_t frame_end(const char *p, size_t n, size_t at) noexcept nogil:
     return pos
 
 
+cdef class Codec:
+    """How the messages of one protocol look on the wire. The binary protocol, which is built in, has none."""
+
+    def __init__(self, int number):
+        """``number`` is 1 to 31, another one for each codec of a server."""
+        if not 0 < number < 32:
+            raise ValueError("a codec has a number from 1 to 31")
+        self.number = number
+
+    cdef int encode(self, const Msg *m, Buf *out, list names, dict versions) except -1:
+        """Append the whole frames for a message to ``out``; nothing if the protocol has no such message."""
+        return 0
+
+    cdef size_t frame_end(self, const char *p, size_t n, size_t at) noexcept nogil:
+        """End of the frame that holds byte ``at`` of the whole frames p[0:n]."""
+        return frame_end(p, n, at)
+
+
 cdef class Subject(Named):
     """A name of one topic with its subscribers on this node."""
 
@@ -77,6 +95,16 @@ cdef class Peer:
         free(self.ranges)
         free(self.subs)
         buf_free(&self.backlog)
+
+    cdef int deliver(self, const Msg *m, list names, dict versions) except -1:
+        """Take a message, instead of having its frames written (only called if ``personal``)."""
+        return 0
+
+    cdef int encode(self, const Msg *m, Buf *out) except -1:
+        """Append the frames of a message in the protocol of this peer."""
+        if self.codec is not None:
+            return self.codec.encode(m, out, None, None)
+        return encode_frame(m, out)
 
     cdef int add_range(self, size_t off, size_t n) except -1:
         cdef Range *r
@@ -173,7 +201,10 @@ cdef class Peer:
                 self.hub.bytes_out += <uint64_t>sent
                 if done + <size_t>sent == n:
                     return n
-                boundary = done + frame_end(p + done, n - done, <size_t>sent)
+                if self.codec is None:
+                    boundary = done + frame_end(p + done, n - done, <size_t>sent)
+                else:
+                    boundary = done + self.codec.frame_end(p + done, n - done, <size_t>sent)
             else:
                 self.hub.writes += 1
             self.transport.write(PyBytes_FromStringAndSize(p + done + sent, <Py_ssize_t>(boundary - done) - sent))
@@ -247,6 +278,11 @@ cdef class Peer:
         return 0
 
 
+cdef inline bint is_exact(const Msg *m) noexcept:
+    """Whether nothing newer can stand in for a message: of a record's, all but its changes."""
+    return m.i[I_ACTION] != REC_UPDATE and m.i[I_ACTION] != REC_PATCH and m.i[I_ACTION] != REC_PATCH_MULTI
+
+
 cdef class StateWriter:
     """Writes the newest state of a record to one peer (implemented by the record handler)."""
 
@@ -273,6 +309,13 @@ cdef class Hub:
         self.flush_callback = self.on_flush
         self.flush_handle = None
         self.slow = []
+        self.codecs = [None] * 32
+
+    def add_codec(self, Codec codec not None):
+        """Make the codec of a further protocol known; its connections may subscribe then."""
+        if self.codecs[codec.number] is not None:
+            raise ValueError("there is a codec of that number")
+        self.codecs[codec.number] = codec
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -292,7 +335,14 @@ cdef class Hub:
         cdef size_t off = self.arena.n
         if peer.muted:
             return 0
-        encode_frame(m, &self.arena, names, versions)
+        if likely(peer.codec is None):
+            if unlikely(peer.personal):
+                return peer.deliver(m, names, versions)
+            encode_frame(m, &self.arena, names, versions)
+        else:
+            peer.codec.encode(m, &self.arena, names, versions)
+            if self.arena.n == off:
+                return 0
         return self.unicast(peer, off, self.arena.n - off)
 
     cdef int send_frame(self, Peer peer, const char *p, size_t n) except -1:
@@ -308,22 +358,53 @@ cdef class Hub:
         cdef size_t off = self.arena.n
         if subject.count == 0:
             return 0
+        if unlikely(subject.foreign):
+            self.broadcast_foreign(subject, skip, m)
+            off = self.arena.n
+            if subject.foreign == subject.count:
+                return 0
         encode_frame(m, &self.arena)
-        # Of a record's messages only its changes are made good by its newest state; a deletion, say, is not.
-        return self.push_segment(
-            subject, skip, off, self.arena.n - off,
-            m.i[I_ACTION] != REC_UPDATE and m.i[I_ACTION] != REC_PATCH and m.i[I_ACTION] != REC_PATCH_MULTI)
+        return self.push_segment(subject, skip, off, self.arena.n - off, is_exact(m))
+
+    cdef int broadcast_foreign(self, Subject subject, Peer skip, const Msg *m) except -1:
+        """The part of a broadcast that goes to other protocols: one encoding and one segment for each."""
+        cdef Codec codec
+        cdef Peer peer
+        cdef size_t off
+        cdef int number
+        cdef uint32_t i
+        for number in range(1, 32):
+            if subject.codecs >> number & 1:
+                codec = <Codec>self.codecs[number]
+                off = self.arena.n
+                codec.encode(m, &self.arena, None, None)
+                if self.arena.n > off:
+                    self.push_segment(subject, skip, off, self.arena.n - off, is_exact(m), number)
+        if subject.codecs & 1:
+            # Those that take messages themselves. Whom it reaches is settled now: taking one may change who subscribes.
+            for peer in [<Peer>subject.subs[i].peer for i in range(subject.count)]:
+                if peer.personal and peer is not skip and not peer.muted:
+                    peer.deliver(m, None, None)
+        return 0
 
     cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1:
         """As broadcast_msg, for a message that is already encoded."""
-        cdef size_t off = self.arena.n
-        cdef char *q = buf_room(&self.arena, n + 10)
-        cdef size_t h = frame_header(q, n, 2)
+        cdef size_t off, h
+        cdef char *q
+        cdef Msg m
+        if unlikely(subject.foreign):
+            decode_msg(p, p + n, &m)
+            self.broadcast_foreign(subject, skip, &m)
+            if subject.foreign == subject.count:
+                return 0
+        off = self.arena.n
+        q = buf_room(&self.arena, n + 10)
+        h = frame_header(q, n, 2)
         memcpy(q + h, p, n)
         self.arena.n += h + n
         return self.push_segment(subject, skip, off, h + n, True)
 
-    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n, bint exact) except -1:
+    cdef int push_segment(self, Subject subject, Peer skip, size_t off, size_t n, bint exact, int codec=0) except -1:
         cdef Segment *s
         cdef uint32_t cap
         cdef PyObject *except_peer = NULL
@@ -337,9 +418,11 @@ cdef class Hub:
         if self.n_segments:
             s = &self.segments[self.n_segments - 1]
             if (s.subject == <PyObject*>subject and s.skip == except_peer and s.exact == exact
-                    and s.off + s.n == off):
+                    and s.off + s.n == off and s.codec == codec):
                 s.n += n
-                self.deliveries += subject.count - (except_peer != NULL)
+                s.messages += 1
+                if likely(subject.foreign == 0):
+                    self.deliveries += subject.count - (except_peer != NULL)
                 if unlikely(self.arena.n > ARENA_FLUSH):
                     self.flush()
                 return 0
@@ -359,8 +442,11 @@ cdef class Hub:
         s.off = off
         s.n = n
         s.exact = exact
+        s.codec = codec
+        s.messages = 1
         self.n_segments += 1
-        self.deliveries += subject.count - (except_peer != NULL)
+        if likely(subject.foreign == 0):
+            self.deliveries += subject.count - (except_peer != NULL)
         if self.arena.n > ARENA_FLUSH:
             return self.flush()
         return self.schedule()
@@ -383,6 +469,7 @@ cdef class Hub:
         cdef Subject subject
         cdef Peer peer
         cdef bint conflatable
+        cdef int number
         if count == 0:
             return 0
         # Out of everybody's reach while it is walked: where memory is allocated or an object is freed, the garbage
@@ -393,6 +480,17 @@ cdef class Hub:
             for i in range(count):
                 s = &segments[i]
                 subject = <Subject>s.subject
+                if unlikely(subject.foreign):
+                    number = s.codec
+                    for k in range(subject.count):
+                        peer = <Peer>subject.subs[k].peer
+                        if (subject.subs[k].peer != s.skip and not peer.personal
+                                and number == (0 if peer.codec is None else peer.codec.number)
+                                and not (self.conflate and subject.registry.conflatable and not s.exact
+                                         and peer.blocked and self.absorb(peer, subject))):
+                            peer.add_range(s.off, s.n)
+                            self.deliveries += s.messages
+                    continue
                 conflatable = self.conflate and subject.registry.conflatable and not s.exact
                 k = 0
                 while k < subject.count:
@@ -625,6 +723,9 @@ cdef class Registry:
         s.at_peer = peer.n_subs
         subject.subs[subject.count] = s
         subject.count += 1
+        if peer.codec is not None or peer.personal:
+            subject.foreign += 1
+            subject.codecs |= <uint32_t>1 << (0 if peer.personal else peer.codec.number)
         peer.subs[peer.n_subs] = s
         peer.n_subs += 1
         self.pair_put(s)
@@ -654,6 +755,8 @@ cdef class Registry:
         cdef Sub *last
         self.pair_remove(s)
         subject.count -= 1
+        if peer.codec is not None or peer.personal:
+            subject.foreign -= 1
         last = subject.subs[subject.count]
         subject.subs[s.at_subject] = last
         last.at_subject = s.at_subject

@@ -766,7 +766,7 @@ cdef class RecordCore(Handler):
         set_int(&m, I_IS_WRITE_ACK, 0)
         set_int(&m, I_VERSION, record.version)
         try:
-            encode_frame(&m, &out)
+            peer.encode(&m, &out)
             peer.write_now(out.p, out.n)
         finally:
             buf_free(&out)

@@ -257,8 +257,8 @@ class WebSocketEndpoint(ConnectionEndpoint):
         text = f"Error on websocket: message of {self._who(connection)} exceeds {limit} bytes"
         self._guard.error(self._who(connection), "ERROR", text)
 
-    def log_text_frame(self, connection: Connection) -> None:
-        """A text frame came on the binary endpoint."""
+    def log_wrong_frame(self, connection: Connection) -> None:
+        """A text frame came on a binary endpoint, or the other way round."""
         text = f"Received an invalid message type on {connection.uuid}"
         self._guard.error(self._who(connection), "ERROR", text)
 

@@ -28,6 +28,7 @@ __all__ = [
     "BACKTRACKING_LIMIT",
     "MAX_LENGTH",
     "Match",
+    "Matcher",
     "Regexp",
     "RegexpError",
     "RegexpTimeout",
@@ -1142,6 +1143,40 @@ class Regexp:
         )
         named = {name: groups[number] for name, number in self._names.items()}
         return Match(groups, subject.units_before(spans[0][0]), named)
+
+
+class Matcher:
+    """Several sources of `translate` matched in one pass over a text.
+
+    RE2 reports "no match" also when its automaton runs out of memory. So the first source is the empty one,
+    which always matches: without it in the result the sources are asked one by one, on RE2's other engine.
+    """
+
+    def __init__(self, sources: Sequence[str], memory: int) -> None:
+        """Raises RegexpError if the sources are invalid or need more than `memory` bytes."""
+        self._sources = sources
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = memory
+        self._options = options
+        self._set = re2.Set.SearchSet(options)
+        try:
+            for source in ("", *sources):
+                self._set.Add(source)
+            self._set.Compile()
+        except re2.error as error:
+            raise RegexpError("too large, or not supported by RE2") from error
+
+    def match(self, units: str) -> list[int]:
+        """Positions of the sources that match a text of `to_units`."""
+        found = self._set.Match(units)
+        if found:
+            return [position - 1 for position in found if position]
+        return [
+            position
+            for position, source in enumerate(self._sources)
+            if re2.compile(source, self._options).search(units)
+        ]
 
 
 def _re2(source: str) -> Any:

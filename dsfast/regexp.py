@@ -28,6 +28,7 @@ __all__ = [
     "BACKTRACKING_LIMIT",
     "MAX_LENGTH",
     "Match",
+    "Matcher",
     "Regexp",
     "RegexpError",
     "RegexpTimeout",
@@ -195,6 +196,12 @@ def _case_variants(unicode: bool) -> tuple[list[int], dict[int, list[tuple[int, 
         for code in family
     }
     return sorted(variants), variants
+
+
+@functools.cache
+def _case_table(unicode: bool) -> dict[int, int]:
+    """Maps each code that the flag i treats like others to one of them, for `str.translate`."""
+    return {code: variants[0][0] for code, variants in _case_variants(unicode)[1].items()}
 
 
 def _with_variants(ranges: Ranges, unicode: bool) -> list[tuple[int, int]]:
@@ -896,7 +903,9 @@ class _Writer:
         # JavaScript refuses a round that matches nothing, unless it is one of the first `low` ones.
         self._lacks("a repetition of a group that may be empty")
         rest = self._own_group()
-        once = f"(?:(?=(?P<{rest}>(?s:.)*)){body}(?!(?P={rest})\\Z))"
+        mark, moved = f"(?=(?P<{rest}>(?s:.)*))", f"(?!(?P={rest})\\Z)"
+        # Look-behind matches from right to left.
+        once = f"(?:{moved}{body}{mark})" if self._behind else f"(?:{mark}{body}{moved})"
         high = None if node.high is None else node.high - node.low
         first = body + _quantifier(node.low, node.low, False) if node.low else ""
         return first + once + _quantifier(0, high, node.lazy)
@@ -924,10 +933,7 @@ class _Writer:
             return ""  # the group has not matched yet, so the reference matches nothing
         if any(number in skipped for skipped in self._loops):
             raise RegexpError("a back reference to a group that a repetition may skip is not supported")
-        reference = f"(?P=g{number})"
-        if "i" in self.flags:
-            reference = f"(?i:{reference})"
-        return f"(?(g{number}){reference}|)"
+        return f"(?(g{number})(?P=g{number})|)"
 
 
 def _looked_at(node: _Node) -> set[int]:
@@ -965,9 +971,9 @@ class Match:
 
 
 class _Subject:
-    """A text in the form an engine takes: bytes of UTF-8 for RE2, else a string."""
+    """A text in the form an engine takes: bytes of UTF-8 for RE2, else a string, perhaps with case folded."""
 
-    def __init__(self, text: str, *, unicode: bool, encoded: bool) -> None:
+    def __init__(self, text: str, *, unicode: bool, encoded: bool, folded: bool) -> None:
         self._unicode = unicode
         if not unicode:
             units = to_units(text)
@@ -976,16 +982,13 @@ class _Subject:
         else:
             units = text
         self._replaced = not unicode or units is not text
+        self._exact: str | bytes = units.encode() if encoded else units
+        self.native = units.translate(_case_table(unicode)) if folded else self._exact
         self.text = units
-        self.native: str | bytes = units.encode() if encoded else units
-
-    @functools.cached_property
-    def encoded(self) -> bytes:
-        return self.native if isinstance(self.native, bytes) else self.native.encode()
 
     def part(self, start: int, end: int) -> str:
         """The original text between two positions in `native`."""
-        piece = self.native[start:end]
+        piece = self._exact[start:end]
         text = piece.decode() if isinstance(piece, bytes) else piece
         if not self._replaced:
             return text
@@ -1028,6 +1031,8 @@ class Regexp:
         parser = _Parser(source, flags)
         self._names = parser.names
         self._hidden = _hidden(parser.tree)
+        # Without case the text is, not the source: then a back reference compares what JavaScript compares.
+        self._folded = "i" in flags and bool(parser.references)
         self._filter: Any = None
         try:
             writer = _Writer(parser.tree, flags, backtracking=False, exact=True)
@@ -1103,7 +1108,7 @@ class Regexp:
         return "match" if "y" in self.flags else "search"
 
     def _subject(self, text: str) -> _Subject:
-        return _Subject(text, unicode="u" in self.flags, encoded=self.engine == "re2")
+        return _Subject(text, unicode="u" in self.flags, encoded=self.engine == "re2", folded=self._folded)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._limit / 1000
@@ -1115,7 +1120,7 @@ class Regexp:
         """Spans of the whole and all groups, ours included, in `subject.native`; (-1, -1) for unset ones."""
         if self.engine == "re2":
             match = getattr(self._compiled, how)(subject.native, at)
-        elif at == 0 and self._filter is not None and not getattr(self._filter, how)(subject.encoded):
+        elif at == 0 and self._filter is not None and not getattr(self._filter, how)(subject.text.encode()):
             match = None
         else:
             left = deadline - time.monotonic()
@@ -1138,6 +1143,40 @@ class Regexp:
         )
         named = {name: groups[number] for name, number in self._names.items()}
         return Match(groups, subject.units_before(spans[0][0]), named)
+
+
+class Matcher:
+    """Several sources of `translate` matched in one pass over a text.
+
+    RE2 reports "no match" also when its automaton runs out of memory. So the first source is the empty one,
+    which always matches: without it in the result the sources are asked one by one, on RE2's other engine.
+    """
+
+    def __init__(self, sources: Sequence[str], memory: int) -> None:
+        """Raises RegexpError if the sources are invalid or need more than `memory` bytes."""
+        self._sources = sources
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = memory
+        self._options = options
+        self._set = re2.Set.SearchSet(options)
+        try:
+            for source in ("", *sources):
+                self._set.Add(source)
+            self._set.Compile()
+        except re2.error as error:
+            raise RegexpError("too large, or not supported by RE2") from error
+
+    def match(self, units: str) -> list[int]:
+        """Positions of the sources that match a text of `to_units`."""
+        found = self._set.Match(units)
+        if found:
+            return [position - 1 for position in found if position]
+        return [
+            position
+            for position, source in enumerate(self._sources)
+            if re2.compile(source, self._options).search(units)
+        ]
 
 
 def _re2(source: str) -> Any:

@@ -443,7 +443,7 @@ class Server:
         self._services.logger.info("INFO", f"{name} ready: {description}")
 
     def _listen_error(self, error: OSError) -> str:
-        options = self._config.http_server.options
+        options = self._config.http
         if error.errno == errno.EADDRINUSE:
             reason = "the address is already in use"
         elif isinstance(error, socket.gaierror):
@@ -467,7 +467,7 @@ class Server:
 
     def _announce(self) -> None:
         logger, config, services = self._services.logger, self._config, self._services
-        http = config.http_server.options
+        http = config.http
         listening = services.connection_endpoints[0].addresses or [(http.host, http.port)]
         for host, port in listening:
             logger.info("INFO", f"Listening for http connections on {_address(host, port)}")

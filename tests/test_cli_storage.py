@@ -9,18 +9,24 @@ import re
 import sys
 from pathlib import Path
 
-import apsw
 import click
 import pytest
 from click.testing import CliRunner
 from storage_fakes import services
 
 from dsfast.cli import cli
-from dsfast.services.storage import WriteOp
+from dsfast.services.storage import WriteOp, sqlite_driver
 from dsfast.services.storage.sqlite import SqliteStorage
 from dsfast.services.storage.sqlite_file import LockFile
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(params=[sqlite_driver.ApswConnection, sqlite_driver.StandardConnection], autouse=True)
+def driver(request, monkeypatch):
+    """The commands and the storage beside them work with either driver."""
+    monkeypatch.setattr(sqlite_driver, "driver", request.param)
+    return request.param
 
 
 def run(*arguments, given=None, ok=True):
@@ -64,7 +70,7 @@ def store(path, records):
 
 async def read(path):
     async with running(path) as storage:
-        with contextlib.closing(apsw.Connection(str(path))) as connection:
+        with contextlib.closing(sqlite_driver.connect(path)) as connection:
             names = [row[0] for row in connection.execute("SELECT name FROM records")]
         return dict(zip(names, await asyncio.gather(*map(storage.get, names)), strict=True))
 

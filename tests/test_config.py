@@ -111,7 +111,7 @@ def test_pointers_escape_what_json_pointers_escape():
     assert "/auth/0/type" in problems({"auth": [{"type": "a/b~c"}]})
 
 
-@pytest.mark.parametrize("given", [[], "text", 5])
+@pytest.mark.parametrize("given", [[], 5])
 def test_something_else_than_a_mapping_is_refused(given):
     assert problems(given) == {"": "must be a mapping"}
 

@@ -14,9 +14,9 @@ from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast.config import ListenConfig
 from dsfast.handlers import listen as listen_module
 from dsfast.handlers.listen import ListenHandler
-from dsfast.handlers.patterns import Pattern, PatternIndex, _Matcher
+from dsfast.handlers.patterns import Pattern, PatternIndex
 from dsfast.handlers.permission import Decision
-from dsfast.regexp import RegexpError
+from dsfast.regexp import Matcher, RegexpError
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "listen-patterns.json").read_text())
 
@@ -943,7 +943,7 @@ def test_a_matcher_that_runs_out_of_memory_still_answers_rightly(monkeypatch):
         def Match(self, text):
             return None
 
-    matcher = _Matcher(["^a", "b", "c$"], 1 << 18)
+    matcher = Matcher(["^a", "b", "c$"], 1 << 18)
     expected = [matcher.match(name) for name in ("abc", "b", "x")]
     monkeypatch.setattr(matcher, "_set", Exhausted())
     assert [matcher.match(name) for name in ("abc", "b", "x")] == expected == [[0, 1, 2], [1], []]

@@ -124,14 +124,14 @@ def record(path, durability, steps, chance, promise_every):
             assert file.apply(ops) == [None] * len(ops)
         written.update(changes)
         if durability == "NORMAL" and version % 10 == 0:
-            file.connection.execute("PRAGMA synchronous=FULL").fetchall()
+            file.connection.execute("PRAGMA synchronous=FULL")
             with transaction(file):
                 file.set_meta("last_sync_ms", str(version))
-            file.connection.execute("PRAGMA synchronous=NORMAL").fetchall()
+            file.connection.execute("PRAGMA synchronous=NORMAL")
         if version % promise_every == 0:
             recorder.trace.append(("promised", dict(written)))
         if version % 25 == 0:
-            assert file.checkpoint(truncate=version % 50 == 0)
+            assert file.connection.checkpoint(truncate=version % 50 == 0)
     trace = list(recorder.trace)
     file.connection.close()
     recorder.unregister()

@@ -1,6 +1,7 @@
 """The SQLite storage: layout, promises, and what happens when the process, the disk or the file fails."""
 
 import asyncio
+import contextlib
 import os
 import random
 import resource
@@ -9,9 +10,10 @@ import stat
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
-import apsw
+import lz4.block
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,19 +29,27 @@ from dsfast.services.storage import (
     TransientStorageError,
     WriteBehind,
     WriteOp,
+    sqlite_driver,
+    sqlite_recovery,
 )
 from dsfast.services.storage import sqlite as sqlite_module
 from dsfast.services.storage.sqlite import SqliteStorage
+from dsfast.services.storage.sqlite_driver import SqliteError
 from dsfast.services.storage.sqlite_file import (
     APPLICATION_ID,
     LockFile,
     RecordFile,
     connect_reader,
     file_system_type,
+    iterate_records,
 )
 
 TESTS = Path(__file__).parent
-CHILD_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+DRIVERS = {
+    "apsw": (sqlite_driver.ApswConnection, [TESTS.parent]),
+    "sqlite3": (sqlite_driver.StandardConnection, [TESTS / "without_apsw", TESTS.parent]),
+}
+"""Class, and the search path that makes a process choose it."""
 KILL_ROUNDS = int(os.environ.get("DSFAST_KILL_ROUNDS", "20"))
 EXAMPLES = int(os.environ.get("DSFAST_STORAGE_EXAMPLES", "60"))
 
@@ -59,17 +69,28 @@ class Opened:
         await self.storage.close()
 
 
+@pytest.fixture(params=DRIVERS, autouse=True)
+def driver(request, monkeypatch):
+    """Every test runs on both drivers; what an old library has to warn about has a test of its own."""
+    monkeypatch.setattr(sqlite_driver, "driver", DRIVERS[request.param][0])
+    monkeypatch.setattr(sqlite_driver, "warning", lambda: None)
+    return request.param
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "data" / "dsfast.db"
 
 
 def sql(path, statement, *values):
-    connection = apsw.Connection(str(path))
-    try:
-        return connection.execute(statement, values).fetchall()
-    finally:
-        connection.close()
+    # By the driver of the storage: a second library would take away the locks of the first.
+    with contextlib.closing(sqlite_driver.connect(path)) as connection:
+        return connection.execute(statement, values)
+
+
+def child_environment(driver):
+    """Of a process that uses this driver."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, DRIVERS[driver][1]))}
 
 
 def pragma(path, name):
@@ -114,14 +135,14 @@ async def test_close_leaves_one_file_and_a_free_lock(path):
         pass
 
 
-async def test_second_server_on_the_same_file_is_refused_and_told_by_whom(path):
+async def test_second_server_on_the_same_file_is_refused_and_told_by_whom(path, driver):
     async with Opened(path) as storage:
         with pytest.raises(StorageError, match=f"in use by process {os.getpid()}"):
             await Opened(path).storage.when_ready()
         program = "import sys, pathlib; from dsfast.services.storage.sqlite_file import LockFile\n"
         program += "LockFile(pathlib.Path(sys.argv[1])).acquire()"
         other = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", program, path, stderr=subprocess.PIPE, env=CHILD_ENVIRONMENT
+            sys.executable, "-c", program, path, stderr=subprocess.PIPE, env=child_environment(driver)
         )
         _output, errors = await other.communicate()
         assert f"in use by process {os.getpid()}" in errors.decode()
@@ -289,7 +310,7 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("compress", ["none", "zlib"])
+@pytest.mark.parametrize("compress", ["none", "zlib", "lz4"])
 async def test_names_and_values_come_back_as_they_were(path, compress):
     values = [
         {},
@@ -322,14 +343,22 @@ async def test_missing_record_and_deleting_it(path):
         assert await storage.get("a") == (-1, None)
 
 
-async def test_compressed_values_can_be_read_whatever_the_option_says_now(path):
+@pytest.mark.parametrize(("compress", "enc", "noise_enc"), [("zlib", 1, 1), ("lz4", 2, 0)])
+async def test_compressed_values_can_be_read_whatever_the_option_says_now(path, compress, enc, noise_enc):
     text = b'{"x":"' + b"abc" * 1000 + b'"}'
-    async with Opened(path, compress="zlib") as storage:
-        await storage.write_batch([WriteOp("long", 1, text), WriteOp("short", 1, b"{}")])
-    assert sql(path, "SELECT name, enc FROM records ORDER BY name") == [("long", 1), ("short", 0)]
-    assert len(sql(path, "SELECT val FROM records WHERE name='long'")[0][0]) < len(text) / 10
-    async with Opened(path) as storage:
-        assert await storage.get_text("long") == (1, text)
+    # lz4 does not make this any smaller, so it is kept as it is.
+    noise = b'"' + random.Random(1).randbytes(600).hex().encode() + b'"'
+    ops = [WriteOp("long", 1, text), WriteOp("noise", 1, noise), WriteOp("short", 1, b"{}")]
+    async with Opened(path, compress=compress) as storage:
+        await storage.write_batch(ops)
+    rows = sql(path, "SELECT name, enc, length(val) FROM records ORDER BY name")
+    assert [(name, found) for name, found, _ in rows] == [("long", enc), ("noise", noise_enc), ("short", 0)]
+    assert rows[0][2] < len(text) / 10
+    [(packed,)] = sql(path, "SELECT val FROM records WHERE name='long'")
+    assert (zlib.decompress(packed) if compress == "zlib" else lz4.block.decompress(packed)) == text
+    for now in ("none", "zlib", "lz4"):
+        async with Opened(path, compress=now) as storage:
+            assert [await storage.get_text(op.name) for op in ops] == [(1, op.text) for op in ops]
     sql(path, "UPDATE records SET val=x'00' WHERE name='long'")
     async with Opened(path) as storage:
         both = await asyncio.gather(
@@ -337,6 +366,18 @@ async def test_compressed_values_can_be_read_whatever_the_option_says_now(path):
         )
         assert isinstance(both[0], PermanentStorageError)
         assert both[1] == (1, b"{}")
+
+
+@pytest.mark.parametrize("compress", ["zlib", "lz4"])
+async def test_compressed_values_survive_export_backup_and_recovery(path, compress, tmp_path):
+    values = {f"r{number}": b'{"n":%d,"x":"%b"}' % (number, b"y" * number * 10) for number in range(300)}
+    async with Opened(path, compress=compress) as storage:
+        await storage.write_batch([WriteOp(name, 1, text) for name, text in values.items()])
+        sqlite_recovery.backup(path, tmp_path / "copy.db")
+    assert sqlite_recovery.recover(path, tmp_path / "rescued.db").records == 300
+    for copy in ("copy.db", "rescued.db"):
+        with contextlib.closing(connect_reader(tmp_path / copy)) as reader:
+            assert {name: text for name, _, text in iterate_records(reader)} == values
 
 
 def test_lz4_without_its_package_is_a_clear_error(monkeypatch):
@@ -462,7 +503,7 @@ async def test_relaxed_levels_synchronise_at_intervals(path, durability):
         reader = connect_reader(path)
         for version in range(100_000):
             await storage.set("a", version, {})
-            if reader.execute("SELECT 1 FROM ds_meta WHERE key='last_sync_ms'").fetchall():
+            if reader.execute("SELECT 1 FROM ds_meta WHERE key='last_sync_ms'"):
                 break
         else:
             pytest.fail("never synchronised")
@@ -493,7 +534,8 @@ async def test_log_that_a_reader_holds_up_is_emptied_when_he_is_gone(path, monke
     async with Opened(path) as storage:
         await storage.set("a", 0, {})
         reader = connect_reader(path)
-        reader.execute("BEGIN; SELECT count(*) FROM records").fetchall()
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records")
         for version in range(12):
             await storage.set(f"r{version % 10}", version, incompressible(version, 250_000))
         assert log.stat().st_size > 4 << 20
@@ -519,10 +561,7 @@ def overwrite_pages(path, first, count):
 
 
 def sync_failure():
-    error = apsw.IOError("IOError: disk I/O error")
-    error.result = apsw.SQLITE_IOERR
-    error.extendedresult = apsw.SQLITE_IOERR_FSYNC
-    return error
+    return SqliteError("disk I/O error", sqlite_driver.IOERR_FSYNC)
 
 
 class FailingCommits:
@@ -592,9 +631,9 @@ async def test_file_that_cannot_be_opened_again_is_tried_later(path, monkeypatch
         assert await storage.get("a") == (3, {})
 
 
-@pytest.mark.parametrize("kind", [apsw.FullError, apsw.BusyError, apsw.IOError, apsw.ReadOnlyError])
-async def test_trouble_of_the_machine_is_transient_and_leaves_nothing_behind(path, monkeypatch, kind):
-    failing = FailingCommits(monkeypatch, lambda: kind("trouble"))
+@pytest.mark.parametrize("code", ["FULL", "BUSY", "IOERR", "READONLY", "NOMEM"])
+async def test_trouble_of_the_machine_is_transient_and_leaves_nothing_behind(path, monkeypatch, code):
+    failing = FailingCommits(monkeypatch, lambda: SqliteError("trouble", getattr(sqlite_driver, code)))
     async with Opened(path) as storage:
         failing.left = 1
         with pytest.raises(TransientStorageError):
@@ -666,15 +705,15 @@ async def test_damage_found_while_running_ends_the_writing_with_one_fatal_line(p
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-def test_kill_9_at_any_moment_loses_nothing_acknowledged(path, durability):
-    rounds = KILL_ROUNDS // 2
+def test_kill_9_at_any_moment_loses_nothing_acknowledged(path, durability, driver):
+    rounds = KILL_ROUNDS // 4
     chance = random.Random(f"{durability} {rounds}")
     acknowledged: dict[str, int] = {}
     for _ in range(rounds):
         child = subprocess.Popen(
             [sys.executable, TESTS / "storage_child.py", path, durability],
             stdout=subprocess.PIPE,
-            env=CHILD_ENVIRONMENT,
+            env=child_environment(driver),
         )
         try:
             assert child.stdout.readline() == b"ready\n"

@@ -17,10 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import apsw
 import uvloop
 
-from dsfast.services.storage import TextSnapshot, WriteBehind, WriteOp
+from dsfast.services.storage import TextSnapshot, WriteBehind, WriteOp, sqlite_driver
 from dsfast.services.storage.none import NoStorage
 from dsfast.services.storage.sqlite import SqliteStorage
 
@@ -186,7 +185,7 @@ async def million(directory: Path) -> None:
 
 
 async def main(directory: Path, seconds: float, with_million: bool) -> None:
-    print(f"SQLite {apsw.sqlite_lib_version()}, {directory}, {len(VALUE)}-byte values, {seconds:g} s a row")
+    print(f"{sqlite_driver.driver.library}, {directory}, {len(VALUE)}-byte values, {seconds:g} s a row")
     print(f"{'':<46} {'rate':>12} {'':<9} {'p50 ms':>8} {'p99 ms':>8}")
     await puts()
     for durability in ("full", "normal"):

@@ -39,15 +39,14 @@ def database_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """What a user can cause becomes one line on standard error and exit code 1."""
-    import apsw  # noqa: PLC0415 - not needed for --help
-
-    from dsfast.services.storage import StorageError  # noqa: PLC0415
+    from dsfast.services.storage import StorageError  # noqa: PLC0415 - not needed for --help
+    from dsfast.services.storage.sqlite_driver import SqliteError  # noqa: PLC0415
 
     try:
         yield
     except BrokenPipeError:
         raise click.ClickException("the output was closed early") from None
-    except (StorageError, OSError, apsw.Error) as error:
+    except (StorageError, OSError, SqliteError) as error:
         raise click.ClickException(str(error).replace("\n", " ")) from error
 
 
@@ -100,8 +99,8 @@ def check(path: Path) -> None:
             with contextlib.closing(connect_reader(path)) as reader:
                 problems = [str(row[0]) for row in reader.execute("PRAGMA integrity_check")]
                 if problems == ["ok"]:
-                    records = reader.execute("SELECT count(*) FROM records").fetchone()
-                    click.echo(f"ok: {records[0] if records else 0} records")
+                    [(records,)] = reader.execute("SELECT count(*) FROM records")
+                    click.echo(f"ok: {records} records")
                     return
         except Exception as error:
             if not is_file_damage(error):

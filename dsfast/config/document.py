@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 from enum import Enum
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
-from dsfast.config.loader import sections_of, type_names, unwrapped
+from dsfast.config.annotations import hints_of, sections_of, type_names, unwrapped
 from dsfast.config.schema import Config, PluginSection, Section
 
 __all__ = ["render"]
@@ -42,7 +42,7 @@ def render() -> str:
 
 def _section_lines(section: type[Section], path: str, title: str) -> list[str]:
     """Heading, description and table of one section, then those of the sections inside it."""
-    hints = get_type_hints(section, include_extras=True)
+    hints = hints_of(section)
     rows: list[str] = []
     inner: list[str] = []
     for field in msgspec.structs.fields(section):

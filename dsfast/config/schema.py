@@ -9,20 +9,29 @@ Attributes are snake_case, keys of a configuration the same names in camelCase (
 ``Meta(extra=...)`` carries what msgspec has no word for:
 
 * ``before``: function applied to a given value before its type is checked;
+* ``check``: function that is given the converted value and returns what is wrong with it, or None;
+* ``secret``: True for what must not be shown;
 * ``advisory_minimum``: a bound that upstream declares but never enforced; passing it is a warning, so that
   configurations that worked go on working.
+
+An integer without an upper bound may be as large as ``INTEGER_LIMIT``.
 """
 
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, field
 
+from dsfast.config.files import Source, resolve_path
+from dsfast.config.pending import is_pending
+from dsfast.config.problems import Problem
 from dsfast.plugin import LogLevel
 
 __all__ = [
@@ -37,6 +46,8 @@ __all__ = [
     "HttpAuthSection",
     "HttpServerOptions",
     "HttpServerSection",
+    "JsonLoggerOptions",
+    "JsonLoggerSection",
     "JwtAuthOptions",
     "JwtAuthSection",
     "ListenConfig",
@@ -60,10 +71,17 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
+INTEGER_LIMIT = 2**31 - 1
+"""Largest integer where nothing else is said: the core and the timers count in 32 bits."""
+MEMORY_LIMIT = 2**53 - 1
+"""Largest amount of memory: what JSON can carry exactly."""
 
 
 class Section(msgspec.Struct, kw_only=True, rename="camel"):
     """A part of the configuration; also readable as a mapping with the original keys (plugins.md A.2)."""
+
+    ignores_unknown: ClassVar[bool] = False
+    """Unknown keys are only warned about: they are options of what this stands in for."""
 
     def __getitem__(self, key: str) -> Any:
         try:
@@ -140,9 +158,47 @@ def generated_server_name() -> str:
     return secrets.token_hex(8)
 
 
+def _is_uri(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        absolute = bool(parts.scheme and (parts.netloc or parts.path))
+    except ValueError:
+        absolute = False
+    return None if absolute else 'must match format "uri"'
+
+
+def _are_uris(values: list[str]) -> str | None:
+    wrong = next((value for value in values if _is_uri(value)), None)
+    return None if wrong is None else f'{wrong} must match format "uri"'
+
+
+def _is_uuid(value: str | None) -> str | None:
+    try:
+        return None if value is None else (uuid.UUID(value), None)[1]
+    except ValueError:
+        return 'must match format "uuid"'
+
+
+def _has_key_and_cert(ssl: SslOptions | None) -> str | None:
+    if ssl is None or (ssl.key and ssl.cert):
+        return None
+    if ssl.key:
+        return "Must also include ssl cert in order to use SSL"
+    if ssl.cert:
+        return "Must also include ssl key in order to use SSL"
+    return "To enable HTTP please provide a key and cert"
+
+
+def _has_header(options: HttpMonitoringOptions) -> str | None:
+    if options.allow_open_permissions or (options.header_key and options.header_value):
+        return None
+    return 'Missing "headerKey" and/or "headerValue"'
+
+
 DEFAULT_UNAUTHENTICATED_TIMEOUT = 180_000
 
 Positive = Annotated[int, Meta(ge=1)]
+Memory = Annotated[int, Meta(ge=1, le=MEMORY_LIMIT)]
 Text = Annotated[str, Meta(min_length=1)]
 
 Level = Annotated[
@@ -161,6 +217,7 @@ class EnabledFeatures(Section):
     event: Annotated[bool, Meta(description="Events.")] = True
     rpc: Annotated[bool, Meta(description="Remote procedure calls.")] = True
     presence: Annotated[bool, Meta(description="Presence.")] = True
+    monitoring: Annotated[bool, Meta(description="Monitoring by clients.")] = False
 
 
 class RpcConfig(Section):
@@ -269,6 +326,16 @@ class ListenConfig(Section):
     )
 
 
+class SslOptions(Section):
+    """A certificate. Each value is PEM text (`fileLoad`) or the path of a file (`file`)."""
+
+    key: Annotated[Text | None, Meta(description="Private key.", extra={"secret": True})] = None
+    cert: Annotated[Text | None, Meta(description="Certificate and those that lead to its root.")] = None
+    ca: Annotated[Text | None, Meta(description="Certificates that clients have to be signed with.")] = None
+    dh_params: Annotated[Text | None, Meta(description="Parameters for Diffie-Hellman.")] = None
+    passphrase: Annotated[Text | None, Meta(description="Of the key.", extra={"secret": True})] = None
+
+
 class HttpServerOptions(Section):
     """The port that serves websockets and HTTP."""
 
@@ -285,7 +352,7 @@ class HttpServerOptions(Section):
         list[str],
         Meta(
             description="Origins that may connect, compared exactly with `Origin`, or `Referer` without one.",
-            extra={"before": _empty_for_none},
+            extra={"before": _empty_for_none, "check": _are_uris},
         ),
     ] = field(default_factory=list)
     trusted_proxies: Annotated[
@@ -295,10 +362,22 @@ class HttpServerOptions(Section):
             extra={"before": _empty_for_none},
         ),
     ] = field(default_factory=list)
+    host_url: Annotated[Text | None, Meta(description="The only `Host` that is answered.")] = None
+    ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
+    headers: Annotated[
+        list[str],
+        Meta(
+            description="Accepted without effect: plugins see all headers of a handshake.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=list)
+    max_backpressure: Annotated[
+        int, Meta(description="Accepted without effect: see `maxOutgoingBytes` of the endpoint.", ge=0)
+    ] = MIB
 
 
 class HttpServerSection(Section):
-    """The HTTP server. dsfast has one; both upstream types select it."""
+    """The HTTP server. dsfast has one; both types of deepstream.io select it."""
 
     type: Literal["default", "uws"] = "default"
     options: HttpServerOptions = field(default_factory=HttpServerOptions)
@@ -335,7 +414,7 @@ class WebSocketOptions(Section):
     ] = False
     max_message_size: Annotated[int, Meta(description="Largest incoming websocket message.", ge=0)] = MIB
     max_outgoing_bytes: Annotated[
-        int, Meta(description="Bytes that may wait for a client that reads slowly.", ge=1)
+        int, Meta(description="Bytes that may wait for a client that reads slowly.", ge=1, le=MEMORY_LIMIT)
     ] = 8 * MIB
     slow_consumer_policy: Annotated[
         Literal["close", "conflate"],
@@ -359,10 +438,91 @@ class WebSocketSection(Section):
     options: WebSocketOptions = field(default_factory=WebSocketOptions)
 
 
-class PluginSection(Section):
-    """Give the `name` of a class registered with `register_plugin`, or in Python the `class` itself."""
+class WebSocketTextOptions(WebSocketOptions):
+    """The options of `ws-binary`, on another path."""
 
-    name: Annotated[Text | None, Meta(description="Name given to `register_plugin`.")] = None
+    url_path: Annotated[str, Meta(description="Path of the websocket.", min_length=1)] = "/deepstream-v3"
+
+
+class WebSocketTextSection(Section):
+    """An endpoint for clients that speak the text protocol of version 3."""
+
+    type: Literal["ws-text"] = "ws-text"
+    options: WebSocketTextOptions = field(default_factory=WebSocketTextOptions)
+
+
+class WebSocketJsonOptions(WebSocketOptions):
+    """The options of `ws-binary`, on another path."""
+
+    url_path: Annotated[str, Meta(description="Path of the websocket.", min_length=1)] = "/deepstream-json"
+
+
+class WebSocketJsonSection(Section):
+    """An endpoint for clients that send each message as JSON."""
+
+    type: Literal["ws-json"] = "ws-json"
+    options: WebSocketJsonOptions = field(default_factory=WebSocketJsonOptions)
+
+
+class HttpEndpointOptions(Section):
+    """The HTTP API."""
+
+    enable_auth_endpoint: Annotated[bool, Meta(description="Logins by HTTP.")] = True
+    auth_path: Annotated[str, Meta(description="Path of logins.", min_length=1)] = "/api/auth"
+    post_path: Annotated[str, Meta(description="Path of requests.", min_length=1)] = "/api"
+    get_path: Annotated[str, Meta(description="Path of reads.", min_length=1)] = "/api"
+    allow_auth_data: Annotated[bool, Meta(description="Take `authData` instead of a token.")] = True
+    log_invalid_auth_data: Annotated[
+        bool, Meta(description="Write refused login data to the log. That includes passwords.")
+    ] = False
+    request_timeout: Annotated[int, Meta(description="Time limit of a request.", ge=1)] = 20_000
+
+
+class HttpEndpointSection(Section):
+    """An endpoint for requests by HTTP."""
+
+    type: Literal["http"] = "http"
+    options: HttpEndpointOptions = field(default_factory=HttpEndpointOptions)
+
+
+class MqttOptions(Section):
+    """MQTT 3.1.1."""
+
+    host: Annotated[str, Meta(description="Address to listen on.", min_length=1)] = "0.0.0.0"
+    port: Annotated[int, Meta(description="Port to listen on; 0 takes any free one.", ge=0, le=65_535)] = 1883
+    idle_timeout: Annotated[
+        int, Meta(description="Time without traffic until a client is cut off.", ge=1)
+    ] = 180_000
+    unauthenticated_client_timeout: Annotated[
+        Positive | None,
+        Meta(
+            description="Time a client has for its login; false or null: unlimited.",
+            extra={"before": _unauthenticated_timeout},
+        ),
+    ] = DEFAULT_UNAUTHENTICATED_TIMEOUT
+    max_message_size: Annotated[int, Meta(description="Largest packet.", ge=0)] = MIB
+    ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
+
+
+class MqttSection(Section):
+    """An endpoint for MQTT clients, on a port of its own."""
+
+    type: Literal["mqtt"] = "mqtt"
+    options: MqttOptions = field(default_factory=MqttOptions)
+
+
+class PluginSection(Section):
+    """An implementation of your own. Of `path`, `name` and `type`, the first one that is given counts.
+
+    A `path` with a slash, or that ends in `.py`, is a file, relative to `libDir` if that is set, else to the
+    configuration file; any other is a module. `:Class` behind it names the class; without it the attribute
+    `plugin` of the module is taken, or the only class in it that fits. A `name` is that of a class registered
+    with `register_plugin`, of an entry point in the group `dsfast.<kind>`, or it is that of a module
+    `dsfast_<kind>_<name>` in `libDir`.
+    """
+
+    path: Annotated[Text | None, Meta(description="File or module, with the class or without.")] = None
+    name: Annotated[Text | None, Meta(description="Name of an installed or registered plugin.")] = None
     plugin_class: Annotated[Any, Meta(description="The class itself (configurations in Python only).")] = (
         field(default=None, name="class")
     )
@@ -388,11 +548,38 @@ class LoggerSection(Section):
     options: LoggerOptions = field(default_factory=LoggerOptions)
 
 
+class JsonLoggerOptions(Section):
+    """Options of the JSON logger. Those of pino that are not here are accepted without effect."""
+
+    ignores_unknown: ClassVar[bool] = True
+
+    colors: Annotated[bool, Meta(description="Without effect; the type can be changed alone.")] = False
+    log_level: Annotated[
+        LogLevel | None,
+        Meta(description="Own level; without it `logLevel` holds.", extra={"before": _log_level}),
+    ] = None
+    redact: Annotated[
+        list[str],
+        Meta(
+            description="Paths in the metadata whose values are replaced, names separated by dots, `*` for "
+            "any name. Passwords, tokens, cookies and login data are replaced in any case.",
+            extra={"before": _empty_for_none},
+        ),
+    ] = field(default_factory=lambda: ["socketWrapper.config"])
+
+
+class JsonLoggerSection(Section):
+    """One JSON object per line with the fields of pino, on standard output."""
+
+    type: Literal["json", "pino"] = "json"
+    options: JsonLoggerOptions = field(default_factory=JsonLoggerOptions)
+
+
 class CacheOptions(Section):
     """Options of the memory cache. Only what the storage holds is ever evicted."""
 
-    max_entries: Annotated[Positive | None, Meta(description="Records kept; null: unlimited.")] = None
-    max_bytes: Annotated[Positive | None, Meta(description="Bytes kept; null: unlimited.")] = None
+    max_entries: Annotated[Memory | None, Meta(description="Records kept; null: unlimited.")] = None
+    max_bytes: Annotated[Memory | None, Meta(description="Bytes kept; null: unlimited.")] = None
     ttl: Annotated[Positive | None, Meta(description="Seconds an unused record is kept; null: for ever.")] = (
         None
     )
@@ -436,9 +623,9 @@ class SqliteOptions(Section):
     max_pending: Annotated[
         int, Meta(description="Writes that may wait; beyond that new ones are refused.", ge=1)
     ] = 200_000
-    max_pending_bytes: Annotated[int, Meta(description="Bytes that may wait to be written.", ge=1)] = (
-        256 * MIB
-    )
+    max_pending_bytes: Annotated[
+        int, Meta(description="Bytes that may wait to be written.", ge=1, le=MEMORY_LIMIT)
+    ] = 256 * MIB
 
 
 class SqliteSection(Section):
@@ -469,8 +656,14 @@ Hash = Annotated[
         extra={"before": _none_for_false},
     ),
 ]
-Iterations = Annotated[Positive | None, Meta(description="Rounds of PBKDF2; required with a digest.")]
-KeyLength = Annotated[Positive | None, Meta(description="Bytes PBKDF2 makes; required with a digest.")]
+Iterations = Annotated[
+    Annotated[int, Meta(ge=1, le=2**31 - 1)] | None,
+    Meta(description="Rounds of PBKDF2; required with a digest."),
+]
+KeyLength = Annotated[
+    Annotated[int, Meta(ge=1, le=4096)] | None,
+    Meta(description="Bytes PBKDF2 makes; required with a digest."),
+]
 ReportInvalid = Annotated[
     bool | None,
     Meta(
@@ -670,7 +863,157 @@ class MonitoringSection(Section):
     type: Literal["none"] = "none"
 
 
-class Config(Section):
+class LogMonitoringOptions(Section):
+    """Figures in the log."""
+
+    log_interval: Annotated[int, Meta(description="Time between two lines.", ge=1)] = 15_000
+    monitoring_key: Annotated[str, Meta(description="Event of the lines.", min_length=1)] = "LOG_MONITORING"
+
+
+class LogMonitoringSection(Section):
+    """Figures in the log."""
+
+    type: Literal["log"] = "log"
+    options: LogMonitoringOptions = field(default_factory=LogMonitoringOptions)
+
+
+class HttpMonitoringOptions(Section):
+    """Figures by HTTP, for those who send a certain header."""
+
+    url: Annotated[str, Meta(description="Path of the figures.", min_length=1)]
+    header_key: Annotated[Text | None, Meta(description="Header that has to be sent.")] = None
+    header_value: Annotated[Text | None, Meta(description="Its value.", extra={"secret": True})] = None
+    allow_open_permissions: Annotated[bool, Meta(description="Everybody may read the figures.")] = False
+
+
+class HttpMonitoringSection(Section, kw_only=True):
+    """Figures by HTTP."""
+
+    type: Literal["http"] = "http"
+    options: Annotated[HttpMonitoringOptions, Meta(extra={"check": _has_header})]
+
+
+class TelemetryOptions(Section):
+    """Accepted without effect: dsfast never reports to anybody."""
+
+    enabled: Annotated[bool, Meta(description="No effect.")] = False
+    debug: Annotated[bool, Meta(description="No effect.")] = False
+    deployment_id: Annotated[str | None, Meta(description="No effect.", extra={"check": _is_uuid})] = None
+
+
+class TelemetrySection(Section):
+    """No telemetry."""
+
+    type: Literal["deepstreamIO"] = "deepstreamIO"
+    options: TelemetryOptions = field(default_factory=TelemetryOptions)
+
+
+class SubscriptionsOptions(Section):
+    """Options of the subscription registries."""
+
+    subscriptions_sanity_timer: Annotated[
+        int, Meta(description="Accepted without effect: nothing has to be swept.", ge=50)
+    ] = 10_000
+
+
+class SubscriptionsSection(Section):
+    """Who subscribes to what."""
+
+    type: Literal["default"] = "default"
+    options: SubscriptionsOptions = field(default_factory=SubscriptionsOptions)
+
+
+class LocksOptions(Section):
+    """Locks between the nodes of a cluster."""
+
+    hold_timeout: Annotated[int, Meta(description="Time after which a lock is released.", ge=50)] = 1000
+    request_timeout: Annotated[int, Meta(description="Time limit of a request for a lock.", ge=50)] = 1000
+
+
+class LocksSection(Section):
+    """Locks between the nodes of a cluster; a single node needs none."""
+
+    type: Literal["default"] = "default"
+    options: LocksOptions = field(default_factory=LocksOptions)
+
+
+class ClusterNodeSection(Section):
+    """A single node."""
+
+    type: Literal["default"] = "default"
+    options: Annotated[dict[str, Any], Meta(description="No effect.")] = field(default_factory=dict)
+
+
+class VerticalNodeSection(Section):
+    """Several processes on this machine."""
+
+    type: Literal["vertical"] = "vertical"
+    options: Annotated[dict[str, Any], Meta(description="No effect.")] = field(default_factory=dict)
+
+
+class ClusterRegistryOptions(Section):
+    """Who is in the cluster."""
+
+    keep_alive_interval: Annotated[int, Meta(description="Time between two signs of life.", ge=1)] = 5000
+    active_check_interval: Annotated[int, Meta(description="Time between two looks for them.", ge=1)] = 1000
+    node_inactive_timeout: Annotated[
+        int, Meta(description="Silence after which a node is taken out.", ge=1)
+    ] = 6000
+    role: Annotated[str, Meta(description="Role that this node announces.")] = "deepstream"
+
+
+class ClusterRegistrySection(Section):
+    """Who is in the cluster; a single node knows only itself."""
+
+    type: Literal["default"] = "default"
+    options: ClusterRegistryOptions = field(default_factory=ClusterRegistryOptions)
+
+
+class ClusterStatesOptions(Section):
+    """What the nodes of a cluster know of each other's subscriptions."""
+
+    reconciliation_timeout: Annotated[
+        int, Meta(description="Time for which a difference may last.", ge=1)
+    ] = 500
+
+
+class ClusterStatesSection(Section):
+    """What the nodes of a cluster know of each other's subscriptions."""
+
+    type: Literal["default"] = "default"
+    options: ClusterStatesOptions = field(default_factory=ClusterStatesOptions)
+
+
+class HeapSnapshotOptions(Section):
+    """Snapshots of the memory, for those who look for a leak."""
+
+    interval: Annotated[int, Meta(description="Time between two snapshots.", ge=10_000)]
+    output_dir: Annotated[str, Meta(description="Directory for the snapshots.", min_length=1)]
+
+
+class HeapSnapshotSection(Section, kw_only=True):
+    """Snapshots of the memory."""
+
+    type: Literal["heap-snapshot"] = "heap-snapshot"
+    options: HeapSnapshotOptions
+
+
+Endpoint = (
+    WebSocketSection
+    | WebSocketTextSection
+    | WebSocketJsonSection
+    | HttpEndpointSection
+    | MqttSection
+    | PluginSection
+)
+
+
+def _default_endpoints() -> list[Endpoint]:
+    every = (WebSocketSection, WebSocketTextSection, WebSocketJsonSection, HttpEndpointSection, MqttSection)
+    return [made for section in every if not is_pending(f"/connectionEndpoints/*/{(made := section()).type}")]
+
+
+class Config(Section, dict=True):
     """The whole configuration."""
 
     server_name: Annotated[
@@ -686,6 +1029,10 @@ class Config(Section):
     data_dir: Annotated[
         str, Meta(description="Directory for what the server keeps on disk.", min_length=1)
     ] = "./data"
+    lib_dir: Annotated[
+        Text | None,
+        Meta(description="Directory of plugins, relative to the configuration file."),
+    ] = None
     dependency_initialization_timeout: Annotated[
         int, Meta(description="Time in which each service has to become ready.", ge=1000)
     ] = 2000
@@ -705,12 +1052,12 @@ class Config(Section):
     rpc: RpcConfig = field(default_factory=RpcConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     listen: ListenConfig = field(default_factory=ListenConfig)
-    http_server: HttpServerSection = field(default_factory=HttpServerSection)
+    http_server: HttpServerSection | PluginSection = field(default_factory=HttpServerSection)
     connection_endpoints: Annotated[
-        list[WebSocketSection],
+        list[Endpoint],
         Meta(description="The protocols that are served.", min_length=1),
-    ] = field(default_factory=lambda: [WebSocketSection()])
-    logger: LoggerSection | PluginSection = field(default_factory=LoggerSection)
+    ] = field(default_factory=_default_endpoints)
+    logger: LoggerSection | JsonLoggerSection | PluginSection = field(default_factory=LoggerSection)
     cache: CacheSection | PluginSection = field(default_factory=CacheSection)
     storage: SqliteSection | NoStorageSection | PluginSection = field(default_factory=SqliteSection)
     login: LoginConfig = field(default_factory=LoginConfig)
@@ -727,8 +1074,44 @@ class Config(Section):
     ] = field(default_factory=lambda: [AuthSection(type="none")])
     permission: PermissionSection | PluginSection = field(default_factory=PermissionSection)
     monitoring: Annotated[
-        list[MonitoringSection | PluginSection], Meta(description="Each is told everything.")
+        list[MonitoringSection | LogMonitoringSection | HttpMonitoringSection | PluginSection],
+        Meta(description="Each is told everything."),
     ] = field(default_factory=lambda: [MonitoringSection()])
+    telemetry: TelemetrySection | PluginSection = field(default_factory=TelemetrySection)
+    subscriptions: SubscriptionsSection | PluginSection = field(default_factory=SubscriptionsSection)
+    locks: LocksSection | PluginSection = field(default_factory=LocksSection)
+    cluster_node: ClusterNodeSection | VerticalNodeSection | PluginSection = field(
+        default_factory=ClusterNodeSection
+    )
+    cluster_registry: ClusterRegistrySection | PluginSection = field(default_factory=ClusterRegistrySection)
+    cluster_states: ClusterStatesSection | PluginSection = field(default_factory=ClusterStatesSection)
+    plugins: Annotated[
+        dict[str, PluginSection | HeapSnapshotSection],
+        Meta(description="Plugins beside the services, each under a name of your choice."),
+    ] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Source:
+        """Where the values come from."""
+        source: Source = self.__dict__.setdefault("_source", Source())
+        return source
+
+    @source.setter
+    def source(self, source: Source) -> None:
+        self.__dict__["_source"] = source
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What was accepted but is unwise."""
+        warnings: list[Problem] = self.__dict__.setdefault("_warnings", [])
+        return warnings
+
+    @property
+    def library_directory(self) -> Path | None:
+        """Where plugins are looked for: `libDir`, else DEEPSTREAM_LIBRARY_DIRECTORY."""
+        if self.lib_dir is None:
+            return self.source.library_directory
+        return Path(resolve_path(self.lib_dir, self.source.directory or "."))
 
     @property
     def sqlite_path(self) -> str:
@@ -737,6 +1120,13 @@ class Config(Section):
         return options.path or str(Path(self.data_dir) / "dsfast.db")
 
     @property
+    def http(self) -> HttpServerOptions:
+        """Options of the port for websockets and HTTP."""
+        section = self.http_server
+        return section.options if isinstance(section, HttpServerSection) else HttpServerOptions()
+
+    @property
     def websocket(self) -> WebSocketOptions:
         """Options of the (first) endpoint for binary websockets."""
-        return self.connection_endpoints[0].options
+        found = (entry.options for entry in self.connection_endpoints if isinstance(entry, WebSocketSection))
+        return next(found, WebSocketOptions())

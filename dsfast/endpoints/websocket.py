@@ -45,9 +45,9 @@ class WebSocketEndpoint(ConnectionEndpoint):
         self._empty = asyncio.Event()
         self._logins: set[asyncio.Task[None]] = set()
         self._routes = HttpRoutes(
-            self.config.http_server.options.health_check_path,
+            self.config.http.health_check_path,
             self._trouble,
-            self.config.http_server.options.allow_all_origins,
+            self.config.http.allow_all_origins,
         )
         self._listeners = [
             plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
@@ -59,7 +59,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         core = Endpoint(router.hub, router.wheel, router, self, open_user_id=opened)
         core.url_path = options.url_path.encode()
         core.max_message_size = options.max_message_size
-        core.max_body_size = self.config.http_server.options.max_message_size
+        core.max_body_size = self.config.http.max_message_size
         core.heartbeat_interval = options.heartbeat_interval
         core.unauthenticated_timeout = options.unauthenticated_client_timeout or 0
         core.max_auth_attempts = options.max_auth_attempts
@@ -68,7 +68,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
 
     async def when_ready(self) -> None:
         """Open the port."""
-        http = self.config.http_server.options
+        http = self.config.http
         if not http.allow_all_origins and not http.origins:
             raise PluginError("HTTP allowAllOrigins set to false but no origins provided")
         loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
 
         Browsers send cookies with an upgrade whatever page asks for it, so the rules of HTTP hold here too.
         """
-        http = self.config.http_server.options
+        http = self.config.http
         return http.allow_all_origins or (headers.get("origin") or headers.get("referer")) in http.origins
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:

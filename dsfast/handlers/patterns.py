@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import re2
-
-from dsfast.regexp import RegexpError, to_units, translate
+from dsfast.regexp import Matcher, RegexpError, to_units, translate
 
 __all__ = ["Pattern", "PatternIndex"]
 
@@ -15,40 +13,6 @@ PATTERN_MEMORY = 256 * 1024
 
 INDEX_MEMORY = 64 * 1024 * 1024
 """Bytes RE2 may spend on the common automaton of all patterns."""
-
-
-class _Matcher:
-    """Several RE2 sources matched in one pass over a name.
-
-    RE2 reports "no match" also when its automaton runs out of memory. So the first source is the empty one,
-    which always matches: without it in the result the sources are asked one by one, on RE2's other engine.
-    """
-
-    def __init__(self, sources: Sequence[str], memory: int) -> None:
-        """Raises RegexpError if the sources are invalid or need more than `memory` bytes."""
-        self._sources = sources
-        options = re2.Options()
-        options.log_errors = False
-        options.max_mem = memory
-        self._options = options
-        self._set = re2.Set.SearchSet(options)
-        try:
-            for source in ("", *sources):
-                self._set.Add(source)
-            self._set.Compile()
-        except re2.error as error:
-            raise RegexpError("too large, or not supported by RE2") from error
-
-    def match(self, units: str) -> list[int]:
-        """Positions of the sources that match."""
-        found = self._set.Match(units)
-        if found:
-            return [position - 1 for position in found if position]
-        return [
-            position
-            for position, source in enumerate(self._sources)
-            if re2.compile(source, self._options).search(units)
-        ]
 
 
 class Pattern:
@@ -60,7 +24,7 @@ class Pattern:
         """Raises RegexpError, see `dsfast.regexp.translate`."""
         self.text = text
         self.source = translate(text)
-        self._matcher = _Matcher((self.source,), PATTERN_MEMORY)
+        self._matcher = Matcher((self.source,), PATTERN_MEMORY)
 
     def matches(self, name: str) -> bool:
         """Whether JavaScript's `new RegExp(text).test(name)` would be true."""
@@ -78,7 +42,7 @@ class PatternIndex:
         self._settled: dict[int, Pattern] = {}  # position in the matcher -> pattern
         self._positions: dict[Pattern, int] = {}
         self._fresh: dict[Pattern, None] = {}
-        self._matcher: _Matcher | None = None
+        self._matcher: Matcher | None = None
         self._built = 0  # patterns in the matcher, also those that have gone since
 
     def add(self, pattern: Pattern) -> None:
@@ -114,7 +78,7 @@ class PatternIndex:
         self._built = len(self._settled)
         self._fresh = {}
         try:
-            self._matcher = _Matcher([p.source for p in self._settled.values()], INDEX_MEMORY)
+            self._matcher = Matcher([p.source for p in self._settled.values()], INDEX_MEMORY)
         except RegexpError:
             # Together they are too large for one automaton, so each keeps its own.
             self._matcher = None

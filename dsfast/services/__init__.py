@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Plugin,
         Storage,
     )
+    from dsfast.services.authentication.hash_pool import HashPool
     from dsfast.services.storage.write_behind import WriteBehind
 
 __all__ = ["Services"]
@@ -25,7 +26,8 @@ class Services:
     """One attribute per service; filled in the order of construction, complete from ``Plugin.init`` on.
 
     ``storage`` is the plugin itself. ``storage_writer`` is the write-behind layer in front of it, which the
-    record handler uses; it is None when nothing is stored.
+    record handler uses; it is None when nothing is stored. ``hash_pool`` checks passwords; it is None until
+    an authentication needs it.
     """
 
     logger: Logger
@@ -39,6 +41,7 @@ class Services:
 
     def __init__(self, on_fatal: Callable[[], None] | None = None) -> None:
         self.storage_writer: WriteBehind | None = None
+        self.hash_pool: HashPool | None = None
         self.connection_endpoints: list[ConnectionEndpoint] = []
         self.plugins: dict[str, Plugin] = {}
         self._on_fatal = on_fatal

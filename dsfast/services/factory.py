@@ -32,12 +32,16 @@ KINDS: dict[str, type[Plugin]] = {
     "authentication": Authentication,
     "permission": Permission,
     "connection_endpoint": ConnectionEndpoint,
+    "telemetry": Plugin,
+    "plugin": Plugin,
 }
-"""The base class of each kind of service that can be replaced."""
+"""The base class of each kind of plugin."""
 
 # Named by text, so that a start loads only what it uses.
 _BUILT_IN = {
     ("logger", "default"): "dsfast.services.logger:DefaultLogger",
+    ("logger", "json"): "dsfast.services.logger.json:JsonLogger",
+    ("logger", "pino"): "dsfast.services.logger.json:JsonLogger",
     ("monitoring", "none"): "dsfast.services.monitoring:NoMonitoring",
     ("storage", "sqlite"): "dsfast.services.storage.sqlite:SqliteStorage",
     ("storage", "none"): "dsfast.services.storage.none:NoStorage",
@@ -50,6 +54,7 @@ _BUILT_IN = {
     ("authentication", "jwt"): "dsfast.services.authentication.jwt:JwtAuthentication",
     ("permission", "none"): "dsfast.services.permission:OpenPermission",
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
+    ("telemetry", "deepstreamIO"): "dsfast.services.telemetry:NoTelemetry",
 }
 
 _registered: dict[str, type[Plugin]] = {}
@@ -75,21 +80,26 @@ def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
 def build(kind: str, source: Any, services: Services, config: Config, options: Any = None) -> Plugin:
     """The plugin for ``source``: a section of the configuration, a class, or an instance, which is returned.
 
-    ``options`` replaces the options of a section. Raises :class:`ContractError`; what the constructor raises
-    is passed on.
+    ``options`` replaces the options of a section. Raises :class:`ContractError`, and :class:`PluginLoadError`
+    if there is no such class; what the constructor raises is passed on.
     """
     base = KINDS[kind]
     if isinstance(source, Section):
-        plugin_class: type[Any] = _class_for(kind, source)
+        plugin_class: type[Any] = _class_for(kind, base, source, config)
         if options is None:
             options = source.get("options", {})
     elif inspect.isclass(source):
         plugin_class = source
     else:
+        if _only_logs(base, source):
+            return _adapted(source, {}, services, config)
         _check(kind, base, source)
         return cast(Plugin, source)
+    options = {} if options is None else options
+    if _only_logs(base, plugin_class):
+        return _adapted(plugin_class(options, services, config), options, services, config)
     _check(kind, base, plugin_class)
-    plugin: Plugin = plugin_class({} if options is None else options, services, config)
+    plugin: Plugin = plugin_class(options, services, config)
     return plugin
 
 
@@ -111,16 +121,36 @@ def _check(kind: str, base: type[Plugin], candidate: Any) -> None:
         raise ContractError(f"{kind} needs to implement {', '.join(missing)}")
 
 
-def _class_for(kind: str, section: Section) -> type[Any]:
-    if isinstance(section, PluginSection):
-        if isinstance(section.plugin_class, type):
-            return section.plugin_class
-        if section.plugin_class is not None:
+def _only_logs(base: type[Plugin], candidate: Any) -> bool:
+    """Whether this is a logger that leaves all but writing a line to others (configuration.md section 4)."""
+    plugin_class = candidate if inspect.isclass(candidate) else type(candidate)
+    return (
+        base is Logger
+        and not issubclass(plugin_class, Logger)
+        and callable(getattr(plugin_class, "log", None))
+        and not callable(getattr(plugin_class, "should_log", None))
+    )
+
+
+def _adapted(inner: Any, options: Any, services: Services, config: Config) -> Logger:
+    from dsfast.services.logger.adapted import AdaptedLogger  # noqa: PLC0415 - rarely needed
+
+    return AdaptedLogger(inner, options, services, config)
+
+
+def _class_for(kind: str, base: type[Plugin], section: Section, config: Config) -> type[Any]:
+    if not isinstance(section, PluginSection):
+        module, _, name = _BUILT_IN[kind, section["type"]].partition(":")
+        loaded: type[Any] = getattr(import_module(module), name)
+        return loaded
+    if section.plugin_class is not None:
+        if not isinstance(section.plugin_class, type):
             raise ContractError(f"{kind}: class is {section.plugin_class!r}, which is no class")
-        found = _registered.get((section.name or "").lower())
-        if found is None:
-            raise ContractError(f"unable to resolve {kind} plugin {section.name}")
-        return found
-    module, _, name = _BUILT_IN[kind, section["type"]].partition(":")
-    loaded: type[Any] = getattr(import_module(module), name)
-    return loaded
+        return section.plugin_class
+    if section.name is not None and (registered := _registered.get(section.name.lower())):
+        return registered
+    from dsfast.services.plugin_loader import class_by_name, class_by_path  # noqa: PLC0415 - rarely needed
+
+    if section.path is not None:
+        return class_by_path(kind, base, section.path, config)
+    return class_by_name(kind, base, section.name or "", config)

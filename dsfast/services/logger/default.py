@@ -25,7 +25,7 @@ _COLOURS = {
 _RESET = "\x1b[0m"
 
 # Names and texts of clients reach the log. A control character could forge a line, drive a terminal or turn
-# the direction of what follows. One line break may stay: that of the list of authentications in their ready line.
+# the direction of what follows. One line break may stay: that in the list of authentications.
 _UNSAFE = re.compile(r"\n(?!\t\d+\) )|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 

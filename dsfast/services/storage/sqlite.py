@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import apsw
-
 from dsfast.config import SqliteOptions, load
 from dsfast.config.schema import SqliteSection
 from dsfast.plugin import LogLevel
+from dsfast.services.storage import sqlite_driver
 from dsfast.services.storage.batch import (
     BatchStorage,
     PermanentStorageError,
@@ -26,6 +25,7 @@ from dsfast.services.storage.batch import (
     TransientStorageError,
     WriteOp,
 )
+from dsfast.services.storage.sqlite_driver import Connection, SqliteError
 from dsfast.services.storage.sqlite_file import (
     LockFile,
     RecordFile,
@@ -37,6 +37,7 @@ from dsfast.services.storage.sqlite_file import (
     now_ms,
     prepare_file,
     read_records,
+    set_busy_timeout,
     transaction,
     write_error,
 )
@@ -63,9 +64,6 @@ CHECK_PATIENCE = 1.0
 """Seconds that a start waits for the check; the time limit of a start is 2 s by default."""
 CHECK_STEPS = 100_000
 """Steps of SQLite's machine after which the check looks whether it should end: some milliseconds."""
-
-AFFECTED_BY_WAL_RESET = ((3, 7, 0), (3, 51, 2))
-FIXED_WITHIN = ((3, 44, 6), (3, 50, 7))
 
 
 def _settings(options: Mapping[str, Any] | SqliteOptions) -> SqliteOptions:
@@ -133,11 +131,9 @@ class SqliteStorage(BatchStorage):
 
     async def when_ready(self) -> None:
         """Open the file and start the threads."""
-        if AFFECTED_BY_WAL_RESET[0] <= _sqlite_version() <= AFFECTED_BY_WAL_RESET[1] and not _has_wal_fix():
-            self._log(
-                LogLevel.WARN,
-                f"SQLite {apsw.sqlite_lib_version()} can damage files in rare cases; use 3.51.3 or newer",
-            )
+        warning = sqlite_driver.warning()
+        if warning is not None:
+            self._log(LogLevel.WARN, warning)
         self._writer = _Writer(self)
         try:
             await self._writer.start()
@@ -234,16 +230,6 @@ class SqliteStorage(BatchStorage):
             f"{self.path} is damaged ({problem}); nothing more is written to it. Save what can be read with: "
             f"dsfast sqlite recover --path {self.path} NEW_FILE"
         )
-
-
-def _sqlite_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in apsw.sqlite_lib_version().split(".")[:3])
-
-
-def _has_wal_fix() -> bool:
-    """True for the older release lines that received the correction of the WAL-reset race (10.2)."""
-    version = _sqlite_version()
-    return any(version[:2] == fixed[:2] and version >= fixed for fixed in FIXED_WITHIN)
 
 
 class _Thread:
@@ -352,15 +338,15 @@ class _Writer(_Thread):
             if is_file_damage(error):
                 raise StorageError(storage._damage_message(str(error))) from error
             raise
-        connection.set_wal_hook(self._note_wal)
         self._file = RecordFile(connection, storage._encode)
+        self._note_log(self._file)
 
-    def _note_wal(self, connection: apsw.Connection, _schema: str, pages: int) -> int:
-        size = pages * 8192
+    def _note_log(self, file: RecordFile) -> None:
+        """After each commit: how much there is to checkpoint."""
+        size = file.connection.log_bytes()
         if size < self._wal_bytes:  # SQLite has started the log anew
             self._checkpoint_at = CHECKPOINT_BYTES
         self._wal_bytes = size
-        return apsw.SQLITE_OK
 
     def _gather(self) -> tuple[list[_Job], bool]:
         """What to commit together, and False when the end was asked for. Waits for work until the next
@@ -430,6 +416,7 @@ class _Writer(_Thread):
         assert file is not None
         with transaction(file):
             outcomes: list[tuple[_Job, Outcome]] = [(job, file.apply(job.ops)) for job in jobs]
+        self._note_log(file)
         self.guard_refused += file.guard_refused
         file.guard_refused = 0
         self.commits += 1
@@ -448,7 +435,7 @@ class _Writer(_Thread):
             file = self._file
             assert file is not None
             # What is in the log may exist in the system's cache only: copy it to the database and start anew.
-            if not file.checkpoint(truncate=True):
+            if not file.connection.checkpoint(truncate=True):
                 raise TransientStorageError("the write-ahead log cannot be emptied while it is being read")
         except Exception as error:
             self._close_connection()
@@ -461,7 +448,7 @@ class _Writer(_Thread):
         if file is not None:
             try:
                 file.connection.close()
-            except apsw.Error as error:
+            except SqliteError as error:
                 self.post(self.storage._log, LogLevel.ERROR, f"closing the database failed: {error}")
 
     def _housekeeping(self) -> None:
@@ -501,19 +488,20 @@ class _Writer(_Thread):
 
     def _synchronise(self, file: RecordFile) -> None:
         """A commit with FULL synchronisation makes all earlier ones durable, too."""
-        file.connection.execute("PRAGMA synchronous=FULL").fetchall()
+        file.connection.execute("PRAGMA synchronous=FULL")
         try:
             with transaction(file):
                 file.set_meta("last_sync_ms", str(now_ms()))
         finally:
-            file.connection.execute("PRAGMA synchronous=NORMAL").fetchall()
+            file.connection.execute("PRAGMA synchronous=NORMAL")
+        self._note_log(file)
 
     def _checkpoint(self, file: RecordFile, truncate: bool) -> None:
-        file.connection.set_busy_timeout(200)
+        set_busy_timeout(file.connection, 200)
         try:
-            complete = file.checkpoint(truncate)
+            complete = file.connection.checkpoint(truncate)
         finally:
-            file.connection.set_busy_timeout(5000)
+            set_busy_timeout(file.connection, 5000)
         if truncate and complete:
             self._wal_bytes = 0
             self._checkpoint_at = CHECKPOINT_BYTES
@@ -525,12 +513,12 @@ class _Writer(_Thread):
         file = self._file
         try:
             if file is not None and self._broken is None:
-                file.connection.execute("PRAGMA synchronous=FULL").fetchall()
+                file.connection.execute("PRAGMA synchronous=FULL")
                 if not self.storage._suspect and self.storage.failure is None:
                     with transaction(file):
                         file.set_meta("last_clean_shutdown_ms", str(now_ms()))
-                file.checkpoint(truncate=True)
-        except apsw.Error as error:
+                file.connection.checkpoint(truncate=True)
+        except SqliteError as error:
             self.post(self.storage._log, LogLevel.ERROR, f"the file could not be closed cleanly: {error}")
         self._close_connection()
         self.storage._lock.release()
@@ -600,7 +588,7 @@ class _Readers(_Thread):
 
     # ---- the threads' side
 
-    def _run(self, connection: apsw.Connection) -> None:
+    def _run(self, connection: Connection) -> None:
         while self._calls.get():
             while True:
                 taken = self._take()
@@ -622,7 +610,7 @@ class _Readers(_Thread):
         return taken
 
     def _read(
-        self, connection: apsw.Connection, wanted: list[tuple[str, asyncio.Future[Any]]]
+        self, connection: Connection, wanted: list[tuple[str, asyncio.Future[Any]]]
     ) -> list[tuple[asyncio.Future[Any], Any]]:
         try:
             found = read_records(connection, [name for name, _ in wanted])
@@ -658,12 +646,12 @@ class _Check(_Thread):
         outcome: str | StorageError | None
         try:
             connection = connect_reader(self.storage.path)
-            connection.set_progress_handler(lambda: self._stopped, CHECK_STEPS)
+            connection.interrupt_when(lambda: self._stopped, CHECK_STEPS)
             with contextlib.closing(connection):
-                row = connection.execute("PRAGMA quick_check(1)").fetchone()
-            outcome = None if row is None or row[0] == "ok" else str(row[0])
-        except apsw.InterruptError:
-            return
+                rows = connection.execute("PRAGMA quick_check(1)")
+            outcome = None if not rows or rows[0][0] == "ok" else str(rows[0][0])
         except Exception as error:
+            if isinstance(error, SqliteError) and error.result == sqlite_driver.INTERRUPT:
+                return
             outcome = str(error) if is_file_damage(error) else write_error(error)
         self.post(_resolve, self.result, outcome)

@@ -11,14 +11,14 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import apsw
-
+from dsfast.services.storage import sqlite_driver
 from dsfast.services.storage.batch import PermanentStorageError, StorageError, TransientStorageError, WriteOp
+from dsfast.services.storage.sqlite_driver import Connection, SqliteError
 
 __all__ = [
     "APPLICATION_ID",
@@ -35,6 +35,7 @@ __all__ = [
     "iterate_records",
     "prepare_file",
     "read_records",
+    "set_busy_timeout",
     "write_error",
 ]
 
@@ -56,18 +57,18 @@ NETWORK_FILE_SYSTEMS = frozenset(
 # back from a busy event loop can take milliseconds; the sizes keep the number of prepared statements small.
 ROWS_PER_STATEMENT = (64, 16, 4, 1)
 
-_SCHEMA = """
-CREATE TABLE records(
+_SCHEMA = (
+    """CREATE TABLE records(
     name TEXT NOT NULL PRIMARY KEY,
     version INTEGER NOT NULL,
     val BLOB NOT NULL,
     enc INTEGER NOT NULL DEFAULT 0,
     updated_ms INTEGER NOT NULL
-) STRICT;
-CREATE TABLE ds_meta(key TEXT PRIMARY KEY, value TEXT) STRICT;
-CREATE VIEW records_json(name, version, data) AS
-    SELECT name, version, CASE enc WHEN 0 THEN CAST(val AS TEXT) END FROM records;
-"""
+) STRICT""",
+    "CREATE TABLE ds_meta(key TEXT PRIMARY KEY, value TEXT) STRICT",
+    """CREATE VIEW records_json(name, version, data) AS
+    SELECT name, version, CASE enc WHEN 0 THEN CAST(val AS TEXT) END FROM records""",
+)
 
 
 class DatabaseDamaged(StorageError):
@@ -77,28 +78,35 @@ class DatabaseDamaged(StorageError):
 # ---- errors
 
 
-_ENVIRONMENT_ERRORS = (
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.FullError,
-    apsw.IOError,
-    apsw.CantOpenError,
-    apsw.ReadOnlyError,
-    apsw.PermissionsError,
-    apsw.NoMemError,
-    apsw.ProtocolError,
+_DAMAGE = frozenset({sqlite_driver.CORRUPT, sqlite_driver.NOTADB})
+_ENVIRONMENT = frozenset(
+    {
+        sqlite_driver.BUSY,
+        sqlite_driver.LOCKED,
+        sqlite_driver.FULL,
+        sqlite_driver.IOERR,
+        sqlite_driver.CANTOPEN,
+        sqlite_driver.READONLY,
+        sqlite_driver.PERM,
+        sqlite_driver.NOMEM,
+        sqlite_driver.PROTOCOL,
+    }
 )
-_SYNC_FAILURES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+_SYNC_FAILURES = frozenset({sqlite_driver.IOERR_FSYNC, sqlite_driver.IOERR_DIR_FSYNC})
 
 
 def is_file_damage(error: BaseException) -> bool:
     """True if SQLite found the file damaged, or not to be a database at all."""
-    return isinstance(error, (apsw.CorruptError, apsw.NotADBError, DatabaseDamaged))
+    return isinstance(error, DatabaseDamaged) or (isinstance(error, SqliteError) and error.result in _DAMAGE)
 
 
 def is_sync_failure(error: BaseException | None) -> bool:
     """True if the operating system failed to bring written data to the disk."""
-    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _SYNC_FAILURES
+    return isinstance(error, SqliteError) and error.code in _SYNC_FAILURES
+
+
+def _is_environment(error: BaseException) -> bool:
+    return isinstance(error, SqliteError) and error.result in _ENVIRONMENT
 
 
 def write_error(error: Exception) -> StorageError:
@@ -106,13 +114,13 @@ def write_error(error: Exception) -> StorageError:
     permanent."""
     if isinstance(error, StorageError):
         return error
-    if isinstance(error, _ENVIRONMENT_ERRORS):
+    if _is_environment(error):
         return TransientStorageError(f"SQLite: {error}")
     if isinstance(error, UnicodeEncodeError):
         return PermanentStorageError("the name has a lone surrogate, which UTF-8 cannot express")
     if isinstance(error, OverflowError):
         return PermanentStorageError("the version does not fit in 64 bits")
-    return PermanentStorageError(f"SQLite: {error}" if isinstance(error, apsw.Error) else repr(error))
+    return PermanentStorageError(f"SQLite: {error}" if isinstance(error, SqliteError) else repr(error))
 
 
 # ---- the place
@@ -237,24 +245,28 @@ def _boot_id() -> str:
 # ---- connections
 
 
-def _pragma(connection: apsw.Connection, text: str) -> Any:
-    row = connection.execute(f"PRAGMA {text}").fetchone()
-    return row[0] if row else None
+def _pragma(connection: Connection, text: str) -> Any:
+    rows = connection.execute(f"PRAGMA {text}")
+    return rows[0][0] if rows else None
 
 
-def connect_writer(path: Path, synchronous: str, vfs: str | None = None) -> apsw.Connection:
+def set_busy_timeout(connection: Connection, milliseconds: int) -> None:
+    """How long to wait for somebody else's lock."""
+    _pragma(connection, f"busy_timeout={milliseconds}")
+
+
+def connect_writer(path: Path, synchronous: str, vfs: str | None = None) -> Connection:
     """Open the one writing connection (10.2). ``synchronous`` is ``FULL``, ``NORMAL`` or ``OFF``.
 
     Raises DatabaseDamaged if the file is not a database, StorageError if it is somebody else's or of a newer
     server.
     """
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     try:
-        connection = apsw.Connection(str(path), flags=flags, vfs=vfs)
-    except apsw.Error as error:
+        connection = sqlite_driver.connect(path, vfs=vfs)
+    except SqliteError as error:
         raise StorageError(f"cannot open {path}: {error}") from error
     try:
-        connection.set_busy_timeout(5000)
+        set_busy_timeout(connection, 5000)
         _pragma(connection, f"page_size={PAGE_SIZE}")  # these two work only in a file that is still empty
         _pragma(connection, "auto_vacuum=INCREMENTAL")
         _check_ownership(connection, path)
@@ -277,13 +289,13 @@ def connect_writer(path: Path, synchronous: str, vfs: str | None = None) -> apsw
         connection.close()
         if is_file_damage(error):
             raise DatabaseDamaged(f"{path}: {error}") from error
-        if isinstance(error, apsw.Error):
+        if isinstance(error, SqliteError):
             raise StorageError(f"cannot open {path}: {error}") from error
         raise
     return connection
 
 
-def connect_reader(path: Path) -> apsw.Connection:
+def connect_reader(path: Path) -> Connection:
     """Open a read-only connection (10.2) to an existing file of this server.
 
     Raises StorageError if it is missing or not one, DatabaseDamaged if it is not a database.
@@ -291,11 +303,11 @@ def connect_reader(path: Path) -> apsw.Connection:
     if not path.exists():
         raise StorageError(f"{path} does not exist")
     try:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    except apsw.Error as error:
+        connection = sqlite_driver.connect(path, readonly=True)
+    except SqliteError as error:
         raise StorageError(f"cannot open {path}: {error}") from error
     try:
-        connection.set_busy_timeout(1000)
+        set_busy_timeout(connection, 1000)
         _pragma(connection, "query_only=1")
         _pragma(connection, "wal_autocheckpoint=0")
         _pragma(connection, "mmap_size=0")
@@ -306,19 +318,18 @@ def connect_reader(path: Path) -> apsw.Connection:
         connection.close()
         if is_file_damage(error):
             raise DatabaseDamaged(f"{path}: {error}") from error
-        if isinstance(error, apsw.Error):
+        if isinstance(error, SqliteError):
             raise StorageError(f"cannot open {path}: {error}") from error
         raise
     return connection
 
 
-def _check_ownership(connection: apsw.Connection, path: Path) -> None:
+def _check_ownership(connection: Connection, path: Path) -> None:
     """Refuse a database of another program or of a newer server. An empty file is fine."""
     owner = _pragma(connection, "application_id")
-    if owner != APPLICATION_ID:
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if owner != 0 or (tables is not None and tables[0]):
-            raise StorageError(f"{path} is a database, but not one of dsfast")
+    in_use = owner != 0 or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
+    if owner != APPLICATION_ID and in_use:
+        raise StorageError(f"{path} is a database, but not one of dsfast")
     schema = _pragma(connection, "user_version")
     if schema > SCHEMA_VERSION:
         raise StorageError(
@@ -326,14 +337,15 @@ def _check_ownership(connection: apsw.Connection, path: Path) -> None:
         )
 
 
-def _ensure_schema(connection: apsw.Connection) -> None:
+def _ensure_schema(connection: Connection) -> None:
     """Create the tables in an empty file. Later schema versions add their steps here, each in the same
     transaction as the new ``user_version``."""
     if _pragma(connection, "user_version") == SCHEMA_VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(_SCHEMA)
+        for statement in _SCHEMA:
+            connection.execute(statement)
         _pragma(connection, f"application_id={APPLICATION_ID}")
         _pragma(connection, f"user_version={SCHEMA_VERSION}")
         connection.execute(
@@ -358,7 +370,7 @@ def now_ms() -> int:
 
 def _lz4_block() -> Any:
     try:
-        import lz4.block  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - optional
+        import lz4.block  # noqa: PLC0415 - optional
     except ImportError:
         raise StorageError("the storage option compress: lz4 needs the Python package lz4") from None
     return lz4.block
@@ -437,7 +449,7 @@ class RecordFile:
     """The statements of the writing connection; the caller brackets them in a transaction."""
 
     def __init__(
-        self, connection: apsw.Connection, encode: Callable[[bytes], tuple[bytes, int]] | None = None
+        self, connection: Connection, encode: Callable[[bytes], tuple[bytes, int]] | None = None
     ) -> None:
         self.connection = connection
         self._encode = encode or encoder("none", 0)
@@ -487,7 +499,7 @@ class RecordFile:
                 write([ops[index] for index in chunk])
                 continue
             except Exception as error:
-                if is_file_damage(error) or isinstance(error, _ENVIRONMENT_ERRORS):
+                if is_file_damage(error) or _is_environment(error):
                     raise
                 if length == 1:
                     results[chunk[0]] = write_error(error)
@@ -498,7 +510,7 @@ class RecordFile:
 
     def _set_guarded(self, ops: Sequence[WriteOp]) -> None:
         self.connection.execute(_UPSERT[len(ops), True], self._rows(ops))
-        self.guard_refused += len(ops) - self.connection.changes()
+        self.guard_refused += len(ops) - self.connection.changes
 
     def _set_forced(self, ops: Sequence[WriteOp]) -> None:
         self.connection.execute(_UPSERT[len(ops), False], self._rows(ops))
@@ -524,22 +536,12 @@ class RecordFile:
 
     def get_meta(self, key: str) -> str | None:
         """A value of ``ds_meta``; None if it is missing."""
-        row = self.connection.execute("SELECT value FROM ds_meta WHERE key=?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def checkpoint(self, truncate: bool) -> bool:
-        """Copy the write-ahead log into the database: all that readers permit, or (``truncate``) everything,
-        emptying the log. False if readers prevented it from being complete."""
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncate else apsw.SQLITE_CHECKPOINT_PASSIVE
-        try:
-            in_log, copied = self.connection.wal_checkpoint(mode=mode)
-        except apsw.BusyError:
-            return False
-        return bool(in_log == copied)
+        rows = self.connection.execute("SELECT value FROM ds_meta WHERE key=?", (key,))
+        return str(rows[0][0]) if rows else None
 
 
 def read_records(
-    connection: apsw.Connection, names: Sequence[str]
+    connection: Connection, names: Sequence[str]
 ) -> dict[str, tuple[int, bytes | None] | Exception]:
     """Read records in as few statements as possible: name -> (version, JSON text), ``(-1, None)`` if it is
     not stored, or the error of that record alone."""
@@ -548,7 +550,7 @@ def read_records(
     for start, length in _chunks(len(unique)):
         chunk = unique[start : start + length]
         try:
-            rows: list[Any] = connection.execute(_SELECT[length], chunk).fetchall()
+            rows = connection.execute(_SELECT[length], chunk)
         except UnicodeEncodeError as error:
             if length == 1:
                 found[chunk[0]] = write_error(error)
@@ -564,7 +566,7 @@ def read_records(
     return found
 
 
-def iterate_records(connection: apsw.Connection, chunk: int = 500) -> Iterator[tuple[str, int, bytes]]:
+def iterate_records(connection: Connection, chunk: int = 500) -> Iterator[tuple[str, int, bytes]]:
     """All records in the order of their names: (name, version, JSON text).
 
     Each ``chunk`` is a read transaction of its own, so a long export does not hold back the checkpoints of a
@@ -573,9 +575,9 @@ def iterate_records(connection: apsw.Connection, chunk: int = 500) -> Iterator[t
     after: str | None = None
     while True:
         where, values = ("", ()) if after is None else (" WHERE name > ?", (after,))
-        rows: Iterable[Any] = connection.execute(
+        rows = connection.execute(
             f"SELECT name,version,val,enc FROM records{where} ORDER BY name LIMIT {chunk}", values
-        ).fetchall()
+        )
         for name, version, val, enc in rows:
             after = name
             yield name, version, decode_value(val, enc)
@@ -606,6 +608,6 @@ def open_exclusively(path: Path) -> Iterator[RecordFile]:
         file = RecordFile(connect_writer(path, "FULL"))
         try:
             yield file
-            file.checkpoint(truncate=True)
+            file.connection.checkpoint(truncate=True)
         finally:
             file.connection.close()

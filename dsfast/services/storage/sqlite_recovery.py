@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import apsw
-
 from dsfast.services.storage.batch import StorageError, WriteOp, decode_json
+from dsfast.services.storage.sqlite_driver import SqliteError
 from dsfast.services.storage.sqlite_file import (
     PAGE_SIZE,
     connect_reader,
@@ -48,20 +47,13 @@ def backup(source: Path, target: Path, progress: Callable[[int, int], object] | 
             # One read transaction around all steps: else each commit of the server would make them start
             # again.
             reader.execute("BEGIN")
-            reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-            with (
-                contextlib.closing(apsw.Connection(str(part))) as writer,
-                writer.backup("main", reader, "main") as copy,
-            ):
-                while not copy.done:
-                    copy.step(BACKUP_STEP_PAGES)
-                    if progress is not None:
-                        progress(copy.page_count - copy.remaining, copy.page_count)
+            reader.execute("SELECT count(*) FROM sqlite_schema")
+            reader.copy_to(part, BACKUP_STEP_PAGES, progress)
             reader.execute("ROLLBACK")
         _sync(part)
         part.replace(target)
         _sync(target.parent)
-    except apsw.Error as error:
+    except SqliteError as error:
         raise StorageError(f"the backup of {source} failed: {error}") from error
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
@@ -122,7 +114,7 @@ def recover(source: Path, target: Path) -> Recovered:
                 if len(batch) >= WRITE_BATCH:
                     write()
             write()
-    except apsw.Error as error:
+    except SqliteError as error:
         raise write_error(error) from error
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {source}: {error}") from error

@@ -44,7 +44,7 @@ cdef class ValveGate(Gate):
     cdef RunScope scope
     cdef int run(self, Connection c, Binding binding, int action, const char *p, Py_ssize_t n, bint own_record) except -1
     cdef int one(self, Connection c, int code, int action, const char *p, Py_ssize_t n, const Msg *m) except -1
-    cdef bint state(self, const char *p, Py_ssize_t n, bint settled, PyObject **document) except -1
+    cdef object state(self, const char *p, Py_ssize_t n, bint settled)
     cdef int step(self, Step step, int action, Record record) except -1
     cdef bint reads_record(self, bytes key) except -1
     cdef int refuse_step(self, Step step, int verdict) except -1

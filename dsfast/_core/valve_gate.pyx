@@ -266,7 +266,6 @@ cdef class RunScope(Scope):
 
     cdef object reference(self, str name):
         cdef object value = self.known.get(name, NOTHING)
-        cdef PyObject *document
         cdef Py_ssize_t n
         cdef const char *p
         if value is not NOTHING:
@@ -279,8 +278,8 @@ cdef class RunScope(Scope):
                 p = PyUnicode_AsUTF8AndSize(name, &n)
             except UnicodeEncodeError:
                 raise RuleError("crossreference to a name that is not valid Unicode") from None
-            if self.gate.state(p, n, False, &document):
-                value = None if document == NULL else <object>document
+            value = self.gate.state(p, n, False)
+            if value is not NOTHING:
                 self.known[name] = value
                 return value
         self.missing.add(name)
@@ -463,26 +462,24 @@ cdef class ValveGate(Gate):
         """Where to look for the records that rules refer to."""
         self.records = records
 
-    cdef bint state(self, const char *p, Py_ssize_t n, bint settled, PyObject **document) except -1:
-        """Whether the newest state of a record is known now; `document` gets it, NULL: there is no such record.
+    cdef object state(self, const char *p, Py_ssize_t n, bint settled):
+        """The newest state of a record if it is known now, else NOTHING. None: there is no such record.
 
         `settled`: only if nothing is going on that may change it before a message that has arrived now is handled.
         """
         cdef Record record
         cdef bytes key
-        document[0] = NULL
         if self.records is None or self.records.cache is None:
-            return False
+            return NOTHING
         record = self.records.cache.find(p, n)
         if record is None or (settled and self.records.queues):
             key = PyBytes_FromStringAndSize(p, n)
             if key in self.records.queues:
-                return False
+                return NOTHING
             if record is None:
-                return not self.records.is_stored(key)
+                return NOTHING if self.records.is_stored(key) else None
         self.records.cache.touch(record)
-        document[0] = <PyObject*>record.document()      # kept alive by the cached record
-        return True
+        return record.document()
 
     cdef int run(self, Connection c, Binding binding, int action, const char *p, Py_ssize_t n, bint own_record) except -1:
         """Evaluate with what the scope has been given as `data` and `old_data`; never raises RuleError."""
@@ -526,7 +523,6 @@ cdef class ValveGate(Gate):
         """Decide about one name of a message that has just arrived."""
         cdef Binding binding
         cdef Rule rule
-        cdef PyObject *document
         cdef int flags
         cdef bint own = False
         if p == NULL:
@@ -544,9 +540,11 @@ cdef class ValveGate(Gate):
                 return VERDICT_ALLOWED      # to its handler, which refuses it as no JSON
             self.scope.data = loads_checked(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n), flags)
         if rule.uses_old_data:
-            if not self.state(p, n, True, &document):
+            document = self.state(p, n, True)
+            if document is NOTHING:
+                self.scope.data = UNDEFINED
                 return VERDICT_WAITS
-            self.scope.old_data = None if document == NULL else <object>document
+            self.scope.old_data = document
             own = True
         return self.run(c, binding, action, p, n, own)
 

@@ -7,15 +7,18 @@ import errno
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
 import dsfast
-from dsfast.config import Config, Problem, load, set_value
+from dsfast.config import Config, load, set_value
+from dsfast.config.pending import REFUSED, is_pending
 from dsfast.config.schema import NoStorageSection, SqliteSection
 from dsfast.plugin import (
     Authentication,
@@ -31,6 +34,7 @@ from dsfast.services import Services
 from dsfast.services.authentication import AuthenticationCombiner
 from dsfast.services.factory import ContractError, build, register_plugin
 from dsfast.services.monitoring import CombinedMonitoring
+from dsfast.services.plugin_loader import PluginLoadError
 
 if TYPE_CHECKING:
     from dsfast.services.storage.write_behind import WriteBehind
@@ -83,10 +87,12 @@ class _Part:
 class _Phase:
     """One step of the shutdown: its parts are closed at the same time, within a share of shutdownTimeout."""
 
+    begun_by: State
+    """From this state of the start on there is something to close."""
     state: State
     transition: str
     share: float
-    parts: list[_Part]
+    parts: list[_Part] = field(default_factory=list)
 
 
 # Names under which a service may be replaced; upstream's and Python's spelling of these are the same.
@@ -108,14 +114,13 @@ Listener = Callable[..., None]
 class Server:
     """A realtime server in the running event loop.
 
-    ``config`` is a mapping as described in ``docs/configuration.md``, a :class:`Config`, or None for the
-    defaults. Raises :class:`dsfast.ConfigError` if it does not fit. A server runs once: after :meth:`stop`
-    make a new one.
+    ``config`` is a mapping as described in ``docs/configuration.md``, the path of a configuration file (then
+    environment variables count too), a :class:`Config`, or None for the defaults. Raises
+    :class:`dsfast.ConfigError` if it does not fit. A server runs once: after :meth:`stop` make a new one.
     """
 
-    def __init__(self, config: Mapping[str, Any] | Config | None = None) -> None:
-        self._warnings: list[Problem] = []
-        self._config = load(config, warnings=self._warnings)
+    def __init__(self, config: Mapping[str, Any] | str | Path | Config | None = None) -> None:
+        self._config = load(config)
         self._services = Services(self._on_fatal)
         self._replaced: dict[str, Any] = {}
         self._listeners: dict[str, list[Listener]] = {}
@@ -124,12 +129,17 @@ class Server:
         self._stopping: asyncio.Task[None] | None = None
         self._stop_requested = False
         self._stopped = asyncio.Event()
-        self._endpoints = _Phase(State.CONNECTION_ENDPOINT_SHUTDOWN, "connection-endpoints-closed", 0.3, [])
-        self._plugins = _Phase(State.PLUGIN_SHUTDOWN, "plugins-closed", 0.05, [])
-        self._handlers = _Phase(State.HANDLER_SHUTDOWN, "handlers-closed", 0.05, [])
-        self._ordinary_services = _Phase(State.SERVICE_SHUTDOWN, "services-closed", 0.05, [])
-        self._storage = _Phase(State.SERVICE_SHUTDOWN, "services-closed", 0.5, [])
-        self._logger = _Phase(State.LOGGER_SHUTDOWN, "logger-closed", 0.05, [])
+        self._endpoints = _Phase(
+            State.CONNECTION_ENDPOINT_INIT,
+            State.CONNECTION_ENDPOINT_SHUTDOWN,
+            "connection-endpoints-closed",
+            0.3,
+        )
+        self._plugins = _Phase(State.PLUGIN_INIT, State.PLUGIN_SHUTDOWN, "plugins-closed", 0.05)
+        self._handlers = _Phase(State.HANDLER_INIT, State.HANDLER_SHUTDOWN, "handlers-closed", 0.05)
+        self._ordinary_services = _Phase(State.SERVICE_INIT, State.SERVICE_SHUTDOWN, "services-closed", 0.05)
+        self._storage = _Phase(State.SERVICE_INIT, State.SERVICE_SHUTDOWN, "services-closed", 0.5)
+        self._logger = _Phase(State.LOGGER_INIT, State.LOGGER_SHUTDOWN, "logger-closed", 0.05)
 
     # Questions and settings
 
@@ -166,6 +176,8 @@ class Server:
                 raise StateError(f"{key} can only be replaced before the server is started")
             self._replaced[key] = value
             return
+        if (pending := REFUSED.get(f"/{_camel_case(key)}/plugin")) and not isinstance(value, Mapping):
+            raise KeyError(f"{key}: {pending}")
         try:
             set_value(self._config, key, value)
         except KeyError:
@@ -262,13 +274,29 @@ class Server:
         logger.set_log_level(self._config.log_level if level is None else level)
         self._logger.parts.append(_Part("logger", logger.close))
         await self._make_ready("logger", logger)
-        logger.info("INFO", f"server name: {self._config.server_name}")
-        logger.info("INFO", f"deepstream version: dsfast {dsfast.__version__}")
-        for warning in self._warnings:
-            logger.warn("INVALID_CONFIG_DATA", str(warning).strip())
+        self._announce_config(logger)
 
     async def _start_services(self) -> None:
         self._enter(State.SERVICE_INIT, "logger-started")
+        self._construct()
+        services = self._services
+        self._storage.parts.append(_Part("storage", self._close_storage))
+        started: dict[str, Plugin] = {
+            "storage": services.storage,
+            "cache": services.cache,
+            "permission": services.permission,
+            "telemetry": services.telemetry,
+            "monitoring": services.monitoring,
+            "authentication": services.authentication,
+        }
+        for name, plugin in started.items():
+            if name != "storage":
+                self._ordinary_services.parts.append(_Part(name, plugin.close))
+        await _all([self._make_ready(name, plugin) for name, plugin in started.items()])
+        services.storage_writer = self._build_storage_writer()
+
+    def _construct(self) -> None:
+        """Make all services and plugins; a constructor sees those that were made before it."""
         services, config = self._services, self._config
         monitorings = cast(list[Monitoring], self._build_list("monitoring", config.monitoring))
         services.monitoring = (
@@ -279,20 +307,15 @@ class Server:
         entries = cast(list[Authentication], self._build_list("authentication", config.auth))
         services.authentication = AuthenticationCombiner(entries, services, config)
         services.permission = cast(Permission, self._build("permission", config.permission))
-
-        self._storage.parts.append(_Part("storage", self._close_storage))
-        started: dict[str, Plugin] = {
-            "storage": services.storage,
-            "cache": services.cache,
-            "permission": services.permission,
-            "monitoring": services.monitoring,
-            "authentication": services.authentication,
-        }
-        for name, plugin in started.items():
-            if name != "storage":
-                self._ordinary_services.parts.append(_Part(name, plugin.close))
-        await _all([self._make_ready(name, plugin) for name, plugin in started.items()])
-        services.storage_writer = self._build_storage_writer()
+        services.connection_endpoints += [
+            cast(ConnectionEndpoint, self._build("connection_endpoint", section))
+            for section in config.connection_endpoints
+            if not is_pending(f"/connectionEndpoints/*/{section.get('type')}")
+        ]
+        services.telemetry = self._build("telemetry", config.telemetry)
+        for name, section in config.plugins.items():
+            if not is_pending(f"/plugins/*/{section.get('type')}"):
+                services.plugins[name] = self._build("plugin", section, name=name)
 
     async def _start_handlers(self) -> None:
         self._enter(State.HANDLER_INIT, "services-started")
@@ -319,11 +342,8 @@ class Server:
 
     async def _start_endpoints(self) -> None:
         self._enter(State.CONNECTION_ENDPOINT_INIT, "plugins-started")
-        for section in self._config.connection_endpoints:
-            endpoint = cast(ConnectionEndpoint, self._build("connection_endpoint", section))
-            self._services.connection_endpoints.append(endpoint)
-            self._endpoints.parts.append(_Part("connection endpoint", endpoint.close))
         for endpoint in self._services.connection_endpoints:
+            self._endpoints.parts.append(_Part("connection endpoint", endpoint.close))
             await self._make_ready("connection endpoint", endpoint)
 
     async def _shut_down_once(self) -> None:
@@ -338,14 +358,18 @@ class Server:
             except Exception as error:
                 self._services.logger.error("PLUGIN_ERROR", f"an endpoint goes on accepting: {error!r}")
         transition = "stop"
-        for phase in (
+        phases = (
             self._endpoints,
             self._plugins,
             self._handlers,
             self._ordinary_services,
             self._storage,
             self._logger,
-        ):
+        )
+        reached = list(State).index(self._state)
+        for phase in phases:
+            if reached < list(State).index(phase.begun_by):
+                continue
             if self._state is not phase.state:
                 self._enter(phase.state, transition)
             await self._close(phase)
@@ -371,14 +395,17 @@ class Server:
 
     # Building
 
-    def _build(self, kind: str, section: Any, options: Any = None) -> Plugin:
+    def _build(self, kind: str, section: Any, options: Any = None, name: str = "") -> Plugin:
         """The plugin of a kind: what :meth:`set` was given, else what the configuration says."""
         try:
             return build(kind, self._replaced.get(kind, section), self._services, self._config, options)
+        except PluginLoadError as error:
+            self._fail("CONFIG_ERROR", str(error), error)
         except ContractError as error:
-            self._fail("PLUGIN_INITIALIZATION_ERROR", str(error), error)
+            text = f"{name}: {error}" if name else str(error)
+            self._fail("PLUGIN_INITIALIZATION_ERROR", text, error)
         except Exception as error:
-            self._fail("PLUGIN_INITIALIZATION_ERROR", f"{kind}: {_text(error)}", error)
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"{name or kind}: {_text(error)}", error)
 
     def _build_list(self, kind: str, sections: list[Any]) -> list[Plugin]:
         sources = self._replaced.pop(kind, sections)
@@ -455,10 +482,27 @@ class Server:
     def _fail(self, event: str, text: str, cause: BaseException | None) -> NoReturn:
         """Log a fatal line and end the start."""
         if self._log is not None:
+            if cause is not None:
+                trace = "".join(traceback.format_exception(cause)).rstrip()
+                self._log.debug("PLUGIN_ERROR", trace.replace("\n", "\n\t"))
             self._log.fatal(event, text)
         raise StartError(text, logged=self._log is not None) from cause
 
     # Telling
+
+    def _announce_config(self, logger: Logger) -> None:
+        config = self._config
+        logger.info("INFO", f"server name: {config.server_name}")
+        logger.info("INFO", f"deepstream version: dsfast {dsfast.__version__}")
+        if config.source.file is not None:
+            logger.info("INFO", f"configuration file loaded from {config.source.file}")
+        if config.library_directory is not None:
+            logger.info("INFO", f"library directory set to: {config.library_directory}")
+        for note in config.source.notes:
+            write = logger.warn if note.event == "INVALID_CONFIG_DATA" else logger.info
+            write(note.event, note.text)
+        for warning in config.warnings:
+            logger.warn("INVALID_CONFIG_DATA", str(warning).strip())
 
     @property
     def _log(self) -> Logger | None:
@@ -468,7 +512,9 @@ class Server:
     def _announce(self) -> None:
         logger, config, services = self._services.logger, self._config, self._services
         http = config.http
-        listening = services.connection_endpoints[0].addresses or [(http.host, http.port)]
+        listening = [
+            address for endpoint in services.connection_endpoints for address in endpoint.addresses
+        ] or [(http.host, http.port)]
         for host, port in listening:
             logger.info("INFO", f"Listening for http connections on {_address(host, port)}")
         logger.info("INFO", f"Listening for health checks on path {http.health_check_path}")
@@ -523,6 +569,11 @@ async def _call(close: Callable[[], Awaitable[Any]]) -> None:
 
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def _camel_case(key: str) -> str:
+    head, *rest = key.split("_")
+    return head + "".join(word.capitalize() for word in rest)
 
 
 def _address(host: str, port: int) -> str:

@@ -23,7 +23,7 @@ from dsfast.config.annotations import (
     upper_bound,
 )
 from dsfast.config.files import Source
-from dsfast.config.pending import pending_in
+from dsfast.config.pending import is_pending, pending_in
 from dsfast.config.problems import ConfigError, Problem
 from dsfast.config.schema import (
     INTEGER_LIMIT,
@@ -131,6 +131,9 @@ class _Reader:
                 self._problem(pointer, text)
             else:
                 self._warn(pointer, text)
+        types = [entry.get("type") for entry in config.connection_endpoints]
+        if types and all(is_pending(f"/connectionEndpoints/*/{name}") for name in types):
+            self._problem("/connectionEndpoints", "No connection endpoints configured that can be served yet")
         if "storage" not in self._source.values and not isinstance(config.cluster_node, ClusterNodeSection):
             # A file of one node is no storage for several.
             config.storage = NoStorageSection()

@@ -36,6 +36,7 @@ class Services:
     cache: Cache
     authentication: Authentication
     permission: Permission
+    telemetry: Plugin
     message_distributor: Any
     """The router; exists from the handler phase of the start on."""
 

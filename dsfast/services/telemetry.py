@@ -1,0 +1,17 @@
+"""Telemetry: there is none (plugins.md B.15)."""
+
+from __future__ import annotations
+
+from dsfast.plugin import Plugin
+
+__all__ = ["NoTelemetry"]
+
+
+class NoTelemetry(Plugin):
+    """Stands where deepstream.io reports its use to its makers; nothing is ever sent to anybody."""
+
+    description = "none"
+
+    async def when_ready(self) -> None:
+        """Say so."""
+        self.logger.get_namespace("TELEMETRY").info("INFO", "Telemetry disabled")

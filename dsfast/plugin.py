@@ -41,6 +41,7 @@ __all__ = [
     "Plugin",
     "PluginError",
     "RecordHandler",
+    "ReloadablePermission",
     "Socket",
     "Storage",
     "UnsetType",
@@ -215,6 +216,17 @@ class Permission(Plugin):
 
     def set_record_handler(self, handler: RecordHandler) -> None:
         """Receive access to the records; called once before the first message."""
+
+
+@runtime_checkable
+class ReloadablePermission(Protocol):
+    """What a permission plugin may offer beside :class:`Permission`: rules that can be replaced."""
+
+    async def reload(self) -> bool:
+        """Read the rules again; False (and a line in the log) if they are not valid: the old ones stay."""
+
+    def on_change(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` whenever the rules were replaced: the server then ends what they forbid."""
 
 
 class Cache(Plugin):

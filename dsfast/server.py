@@ -28,6 +28,7 @@ from dsfast.plugin import (
     Monitoring,
     Permission,
     Plugin,
+    ReloadablePermission,
     Storage,
 )
 from dsfast.services import Services
@@ -185,6 +186,18 @@ class Server:
         if key in ("logLevel", "log_level") and self._state not in (State.CONFIG_LOADED, State.STOPPED):
             self._services.logger.set_log_level(self._config.log_level)
 
+    async def reload_permissions(self) -> bool:
+        """Read the permission rules again; True if they are in use now.
+
+        Rules that are not valid change nothing; what is wrong with them is logged as ``INVALID_CONFIG_DATA``.
+        """
+        permission = getattr(self._services, "permission", None)
+        if isinstance(permission, ReloadablePermission):
+            return await permission.reload()
+        if self._log is not None:
+            self._log.warn("INVALID_CONFIG_DATA", "the permission service has no rules to be read again")
+        return False
+
     @staticmethod
     def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
         """See :func:`dsfast.register_plugin`."""
@@ -327,6 +340,9 @@ class Server:
             self._fail("PLUGIN_INITIALIZATION_ERROR", f"handlers: {_text(error)}", error)
         self._services.message_distributor = router
         self._handlers.parts.append(_Part("handlers", router.close))
+        permission = self._services.permission
+        if isinstance(permission, ReloadablePermission) and router.revalidation is not None:
+            permission.on_change(router.revalidation.start)
         if router.record_handler is None:
             return
         try:

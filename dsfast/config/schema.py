@@ -56,7 +56,7 @@ __all__ = [
     "LoginConfig",
     "MonitoringSection",
     "NoStorageSection",
-    "PermissionSection",
+    "OpenPermissionSection",
     "PluginSection",
     "RecordConfig",
     "RpcConfig",
@@ -831,10 +831,53 @@ class JwtAuthSection(Section, kw_only=True):
     options: JwtAuthOptions
 
 
-class PermissionSection(Section):
+class OpenPermissionSection(Section):
     """Open permission: everybody may do everything."""
 
     type: Literal["none"] = "none"
+
+
+class ValveOptions(Section):
+    """Options of the permission rules (docs/valve.md)."""
+
+    permissions: Annotated[
+        Any,
+        Meta(
+            description="Rules for `record`, `event`, `rpc` and `presence`; usually "
+            "`fileLoad(permissions.yml)`."
+        ),
+    ] = None
+    path: Annotated[
+        Text | None,
+        Meta(description="The older way to give `permissions`: a YAML or JSON file that has them."),
+    ] = None
+    max_rule_iterations: Annotated[
+        int,
+        Meta(
+            description="Evaluations of one rule, each of which may find further records to load.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 3
+    cache_evacuation_interval: Annotated[
+        Positive,
+        Meta(description="Time after which it is forgotten which rule holds for a name that nobody used."),
+    ] = 60_000
+    revalidate_on_reload: Annotated[
+        bool,
+        Meta(description="New rules end the subscriptions, listen patterns and provided RPCs they forbid."),
+    ] = True
+    watch_interval: Annotated[
+        Positive | None,
+        Meta(description="Time between two looks whether the file of the rules has changed; null: never."),
+    ] = None
+
+
+class ValveSection(Section):
+    """Rules of a permission file."""
+
+    type: Literal["config"] = "config"
+    options: ValveOptions = field(default_factory=ValveOptions)
 
 
 class LoginConfig(Section):
@@ -1072,7 +1115,9 @@ class Config(Section, dict=True):
         ],
         Meta(description="Asked one after the other until one knows the user.", min_length=1),
     ] = field(default_factory=lambda: [AuthSection(type="none")])
-    permission: PermissionSection | PluginSection = field(default_factory=PermissionSection)
+    permission: OpenPermissionSection | ValveSection | PluginSection = field(
+        default_factory=OpenPermissionSection
+    )
     monitoring: Annotated[
         list[MonitoringSection | LogMonitoringSection | HttpMonitoringSection | PluginSection],
         Meta(description="Each is told everything."),

@@ -90,7 +90,7 @@ def create_router(services: Services, config: Config) -> MessageRouter:
     # Asked once, here: the hot path of a server with open permission knows no permission at all.
     if type(services.permission) is not OpenPermission:
         gate = PermissionGate(services.permission, logger, config.permission_timeout)
-        core_gate = getattr(services.permission, "core", None)
+        core_gate = getattr(services.permission, "core_gate", None)
     handlers: dict[int, Handler] = {}
     listens: dict[Topic, ListenHandler] = {}
     grants: list[Grants] = []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dsfast._core.connection import Connection
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
-from dsfast.plugin import Logger, Permission, PluginError
+from dsfast.plugin import Logger, Permission, PluginError, Socket
 
 if TYPE_CHECKING:
     from dsfast.handlers import MessageRouter
@@ -219,12 +219,12 @@ class PermissionGate:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def decide(self, connection: Connection, message: Message) -> Decision:
+    async def decide(self, connection: Socket, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
         answer = self.ask(connection, message)
         return answer if isinstance(answer, Decision) else await self._answer(message, answer)
 
-    def ask(self, connection: Connection, message: Message) -> Decision | Awaitable[Any]:
+    def ask(self, connection: Socket, message: Message) -> Decision | Awaitable[Any]:
         """Ask the plugin once: its decision, or what to wait for (see :meth:`decide`)."""
         try:
             allowed = self._permission.can_perform_action(connection, message)

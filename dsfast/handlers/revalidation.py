@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dsfast._core.connection import Connection
@@ -11,7 +11,7 @@ from dsfast._core.fanout import Registry
 from dsfast._core.protocol import Message, Topic
 from dsfast.handlers.listen import ListenHandler
 from dsfast.handlers.permission import Decision, PermissionGate, refusal
-from dsfast.plugin import Logger
+from dsfast.plugin import Logger, Socket
 
 __all__ = ["Grants", "Revalidation"]
 
@@ -31,7 +31,7 @@ class Grants:
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    connection: Connection
+    connection: Socket
     message: Message  # what the client would have to send to get it
     remove: Callable[[], bool]
 
@@ -43,7 +43,7 @@ class Revalidation:
         self,
         gate: PermissionGate,
         grants: list[Grants],
-        listens: list[tuple[Topic, int, ListenHandler]],
+        listens: Sequence[tuple[Topic, int, ListenHandler]],
         logger: Logger,
     ) -> None:
         self._gate = gate
@@ -111,5 +111,5 @@ def _remover(registry: Registry, name: str, connection: Connection) -> Callable[
     return lambda: registry.remove(name, connection)
 
 
-def _unlistener(listen: ListenHandler, connection: Connection, text: str) -> Callable[[], bool]:
+def _unlistener(listen: ListenHandler, connection: Socket, text: str) -> Callable[[], bool]:
     return lambda: listen.remove(connection, text)

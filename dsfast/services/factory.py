@@ -53,6 +53,7 @@ _BUILT_IN = {
     ("authentication", "http"): "dsfast.services.authentication.webhook:HttpAuthentication",
     ("authentication", "jwt"): "dsfast.services.authentication.jwt:JwtAuthentication",
     ("permission", "none"): "dsfast.services.permission:OpenPermission",
+    ("permission", "config"): "dsfast.services.permission.valve:ValvePermission",
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
     ("telemetry", "deepstreamIO"): "dsfast.services.telemetry:NoTelemetry",
 }

@@ -1,20 +1,24 @@
-"""Permission ``config``: the rules of a permission file (valve.md). The core decides; this waits for records."""
+"""Permission ``config``: the rules of a permission file (valve.md). What must wait, waits here."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsfast._core.records import RecordCore
 from dsfast._core.valve import RuleError
 from dsfast._core.valve_gate import Binding, RuleTable, Run, ValveGate, rule_type
+from dsfast.config import ConfigError, read_document
+from dsfast.config.files import resolve_path
 from dsfast.plugin import Permission, PluginError, RecordHandler, Socket
-from dsfast.services.permission.rules import RuleFileError, RuleSet
+from dsfast.services.permission.rules import RuleFileError, RuleSet, read_rules
 
 if TYPE_CHECKING:
     from dsfast._core.protocol import Message
     from dsfast.config import Config
+    from dsfast.config.schema import ValveOptions
     from dsfast.services import Services
 
 __all__ = ["ValvePermission"]
@@ -29,28 +33,40 @@ class ValvePermission(Permission):
 
     description = "Valve Permissions"
 
+    options: ValveOptions
+
     def __init__(self, options: Mapping[str, Any], services: Services, config: Config) -> None:
         super().__init__(options, services, config)
         self._records: RecordHandler | None = None
-        self._max_runs: int = options["maxRuleIterations"]
-        self._sweep_interval: float = options["cacheEvacuationInterval"] / 1000
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._max_runs = self.options.max_rule_iterations
         self._changed: list[Callable[[], object]] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self.core: ValveGate
+
+    @property
+    def core_gate(self) -> ValveGate | None:
+        """:attr:`core`, unless a subclass decides otherwise than it."""
+        own = type(self).can_perform_action is ValvePermission.can_perform_action
+        return self.core if own else None
 
     def init(self) -> None:
         """Read the rules. Raises :class:`PluginError` if they are invalid."""
         try:
-            rules = self._read(self.options["permissions"])
-        except RuleFileError as error:
-            raise PluginError(f"invalid permission config - {error}") from None
-        self.core = ValveGate(RuleTable(rules), self._max_runs)
+            rules = self._read()
+        except (RuleFileError, ConfigError) as error:
+            raise PluginError(f"invalid permission config - {_text(error)}") from None
+        self.core = ValveGate(self._table(rules), self._max_runs)
         self._sweep()
+        if self.options.watch_interval is not None and self._file is not None:
+            self._watcher = asyncio.ensure_future(self._watch(self._file, self.options.watch_interval / 1000))
 
     async def close(self) -> None:
-        """Stop the timer of the rule cache."""
+        """End the timers."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
     def set_record_handler(self, handler: RecordHandler) -> None:
         """Where rules find the records they refer to."""
@@ -64,13 +80,21 @@ class ValvePermission(Permission):
         ``permissions`` is the content of a permission file. Raises :class:`RuleFileError`, and then the old
         rules stay.
         """
-        self.core.use(RuleTable(self._read(permissions)))
-        self.logger.info("INFO", "permission rules replaced")
-        for callback in self._changed:
-            callback()
+        self._use(RuleSet.load(permissions))
+
+    async def reload(self) -> bool:
+        """Read the file of the rules again and use it; False if it is invalid, and the old rules stay."""
+        try:
+            rules = await asyncio.to_thread(self._read)
+        except (RuleFileError, ConfigError) as error:
+            text = f"the old permission rules stay: invalid permission config - {_text(error)}"
+            self.logger.error("INVALID_CONFIG_DATA", text)
+            return False
+        self._use(rules)
+        return True
 
     def on_change(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` whenever the rules have been replaced."""
+        """Call ``callback`` whenever the rules have been replaced, unless ``revalidateOnReload`` is off."""
         self._changed.append(callback)
 
     def can_perform_action(self, socket: Socket, message: Message) -> bool | Awaitable[bool]:
@@ -115,15 +139,70 @@ class ValvePermission(Permission):
             found[name] = state[1]
         return found
 
-    def _read(self, permissions: Any) -> RuleSet:
-        rules = RuleSet.load(permissions)
+    @property
+    def _file(self) -> Path | None:
+        """The file the rules come from; None if they stand in the configuration or were given in code."""
+        source = self.config.source
+        if self.options.path is not None:
+            return Path(resolve_path(self.options.path, source.directory))
+        return source.loaded.get("/permission/options/permissions")
+
+    def _read(self) -> RuleSet:
+        """The rules as they are now. Raises RuleFileError or ConfigError."""
+        if self._file is not None:
+            return read_rules(self._file)
+        source = self.config.source
+        if source.file is not None and self.options.permissions is not None:
+            document = read_document(source.file)
+            section: Any = document.value
+            for key in ("permission", "options", "permissions"):
+                section = section.get(key) if isinstance(section, Mapping) else None
+            if section is not None:
+                return RuleSet.load(section)
+        return RuleSet.load(self.options.permissions)
+
+    def _table(self, rules: RuleSet) -> RuleTable:
         for warning in rules.warnings:
             self.logger.warn("INVALID_CONFIG_DATA", warning)
-        return rules
+        return RuleTable(rules)
+
+    def _use(self, rules: RuleSet) -> None:
+        self.core.use(self._table(rules))
+        self.logger.info("INFO", "new permission rules are in use")
+        if self.options.revalidate_on_reload:
+            for callback in self._changed:
+                callback()
 
     def _sweep(self) -> None:
         self.core.table.sweep()
-        self._sweeper = asyncio.get_running_loop().call_later(self._sweep_interval, self._sweep)
+        interval = self.options.cache_evacuation_interval / 1000
+        self._sweeper = asyncio.get_running_loop().call_later(interval, self._sweep)
+
+    async def _watch(self, file: Path, interval: float) -> None:
+        """Reload when the file is another one than before."""
+        seen = _identity(file)
+        while True:
+            await asyncio.sleep(interval)
+            now = _identity(file)
+            # A file that is missing is being replaced: what counts is what comes.
+            if now is not None and now != seen:
+                seen = now
+                await self.reload()
+
+
+def _identity(file: Path) -> tuple[int, int, int] | None:
+    """What tells one state of a file from another."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
+def _text(error: RuleFileError | ConfigError) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    return f"{error} ({error.place})" if error.place else str(error)
 
 
 def _failure(binding: Binding, message: Message, reason: str) -> PluginError:

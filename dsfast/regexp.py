@@ -1014,8 +1014,9 @@ class _Subject:
 class Regexp:
     """A compiled regular expression; immutable.
 
-    `engine` is "re2" or "regex"; `reason` says what RE2 lacks. Every search begins at the start of the text,
-    as in a fresh JavaScript object: the flag `y` finds a match only there.
+    `engine` is "re2" or "regex"; `reason` says what RE2 lacks. `names` gives the numbers of the named groups.
+    Every search begins at the start of the text, as in a fresh JavaScript object: the flag `y` finds a match
+    only there.
     """
 
     engine: Literal["re2", "regex"]
@@ -1029,7 +1030,7 @@ class Regexp:
         self.reason = ""
         self._limit = limit
         parser = _Parser(source, flags)
-        self._names = parser.names
+        self.names = parser.names
         self._hidden = _hidden(parser.tree)
         # Without case the text is, not the source: then a back reference compares what JavaScript compares.
         self._folded = "i" in flags and bool(parser.references)
@@ -1141,7 +1142,7 @@ class Regexp:
             None if number in unset or spans[own][0] < 0 else subject.part(*spans[own])
             for number, own in enumerate(self._numbers)
         )
-        named = {name: groups[number] for name, number in self._names.items()}
+        named = {name: groups[number] for name, number in self.names.items()}
         return Match(groups, subject.units_before(spans[0][0]), named)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from dsfast._core.js_values import UNDEFINED as UNDEFINED
 from dsfast._core.valve_parse import RuleSyntaxError as RuleSyntaxError
+from dsfast.regexp import Regexp
 
 class RuleError(Exception):
     """The evaluation of a rule failed: what JavaScript throws, a limit, or a wrong argument of `_()`."""
@@ -44,6 +45,10 @@ class Rule:
     uses_user: bool
     uses_variables: bool
     uses_now: bool
+
+    @property
+    def regexps(self) -> tuple[Regexp, ...]:
+        """The compiled regular expressions among its literals."""
 
     def allows(self, scope: Scope) -> bool:
         """Whether the value is truthy; raises RuleError, or what the scope's `reference` raises."""

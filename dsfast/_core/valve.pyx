@@ -965,9 +965,6 @@ cdef int match(Run *run, Value *v, int count) except -1:
         v.tag = T_NULL
         return 0
     if "g" not in pattern.flags:
-        if "y" in pattern.flags and result.index:
-            v.tag = T_NULL
-            return 0
         found = MatchArray()
         found.extend([UNDEFINED if group is None else group for group in result.groups])
         found.index = result.index
@@ -1537,6 +1534,11 @@ cdef class Rule:
         if scope.variable_count < len(self.variables):
             raise ValueError(f"the rule has {len(self.variables)} variables, the scope {scope.variable_count}")
         return 0
+
+    @property
+    def regexps(self):
+        """The compiled regular expressions among its literals."""
+        return tuple([(<Pattern>value).compiled for value in self.kept if isinstance(value, Pattern)])
 
     def __repr__(self):
         return f"<Rule {self.source!r}>"

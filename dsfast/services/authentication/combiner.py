@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from dsfast._core.json_text import dumps
 from dsfast.plugin import UNSET, Authentication, AuthResult
+from dsfast.services.authentication.credentials import CredentialAuthentication
+from dsfast.services.authentication.login_limiter import LoginLimiter
 from dsfast.services.authentication.open import OpenAuthentication
 from dsfast.services.combined import Combined
 
-__all__ = ["AuthenticationCombiner"]
+if TYPE_CHECKING:
+    from dsfast.config import Config
+    from dsfast.services import Services
+
+__all__ = ["TOO_MANY_FAILED", "AuthenticationCombiner"]
+
+TOO_MANY_FAILED = "too many failed logins, try again later"
 
 
 class AuthenticationCombiner(Combined[Authentication], Authentication):
@@ -19,7 +28,16 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
 
     Whatever they do, there is an answer: an exception, an answer that is no :class:`AuthResult` or cannot be
     sent, or none within ``authenticationTimeout`` is logged as ``AUTH_ERROR`` and refuses the login.
+
+    An address that has failed too often is refused without asking anybody (``login.maxFailedLogins``).
     """
+
+    def __init__(self, entries: Sequence[Authentication], services: Services, config: Config) -> None:
+        super().__init__(entries, services, config)
+        self._limiter = LoginLimiter(config.login.max_failed_logins, config.login.failed_login_window)
+        for entry in self.entries:
+            if isinstance(entry, CredentialAuthentication) and entry.report_invalid_parameters is None:
+                entry.report_invalid_parameters = len(self.entries) == 1
 
     @property
     def is_open(self) -> bool:
@@ -33,6 +51,24 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
         self, connection_data: Mapping[str, Any], auth_data: Mapping[str, Any]
     ) -> AuthResult:
         """The first answer that is not None; a refusal without data if there is none. Never raises."""
+        address = connection_data.get("remoteAddress")
+        if not self._limiter.admit(address):
+            if self._limiter.is_news(address):
+                text = f"{address}: too many failed logins, more are refused for a while"
+                self.logger.warn("TOO_MANY_AUTH_ATTEMPTS", text)
+            return AuthResult(False, client_data={"error": TOO_MANY_FAILED})
+        try:
+            result = await self._ask(connection_data, auth_data)
+        except _FaultError as fault:
+            self.logger.error("AUTH_ERROR", str(fault))
+            result = AuthResult(False)
+            self._limiter.give_back(address)
+        if result.is_valid:
+            self._limiter.give_back(address)
+        return result
+
+    async def _ask(self, connection_data: Mapping[str, Any], auth_data: Mapping[str, Any]) -> AuthResult:
+        """As :meth:`is_valid_user`, but raises :class:`_FaultError` for what is not the client's fault."""
         for entry in self.entries:
             limit = asyncio.timeout(self.config.authentication_timeout / 1000)
             try:
@@ -43,15 +79,18 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
                 if task is not None and task.cancelling():
                     raise
                 # Not this login was cancelled, only something the plugin was waiting for.
-                return self._refuse(entry, "was cancelled")
+                raise _FaultError(entry, "was cancelled") from None
             except Exception as error:
                 if limit.expired():
-                    return self._refuse(entry, f"no answer within {self.config.authentication_timeout} ms")
-                return self._refuse(entry, f"{type(error).__name__}: {error}")
+                    text = f"no answer within {self.config.authentication_timeout} ms"
+                    raise _FaultError(entry, text) from None
+                raise _FaultError(entry, f"{type(error).__name__}: {error}") from None
             if result is None:
                 continue
             fault = _fault(result)
-            return result if fault is None else self._refuse(entry, fault)
+            if fault is not None:
+                raise _FaultError(entry, fault)
+            return result
         return AuthResult(False)
 
     def on_client_disconnect(self, user_id: str) -> None:
@@ -62,9 +101,12 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
             except Exception as error:
                 self.logger.error("PLUGIN_ERROR", f"{_name(entry)} failed in on_client_disconnect: {error!r}")
 
-    def _refuse(self, entry: Authentication, reason: str) -> AuthResult:
-        self.logger.error("AUTH_ERROR", f"{_name(entry)}: {reason}")
-        return AuthResult(False)
+
+class _FaultError(Exception):
+    """An authentication did not do its work."""
+
+    def __init__(self, entry: Authentication, reason: str) -> None:
+        super().__init__(f"{_name(entry)}: {reason}")
 
 
 def _fault(result: Any) -> str | None:
@@ -77,12 +119,18 @@ def _fault(result: Any) -> str | None:
         (result.id or "").encode()
     except UnicodeEncodeError:
         return "gave an id that is not valid Unicode"
+    if result.expires is not None and not _is_time(result.expires):
+        return f"gave {result.expires!r} as the time of expiry"
     try:
         if result.client_data is not UNSET:
             dumps(result.client_data)
     except Exception as error:  # whatever a conversion of foreign objects raises
         return f"gave client data that are not JSON: {error}"
     return None
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _name(entry: Authentication) -> str:

@@ -1,0 +1,96 @@
+"""Slows down those who guess: failed logins per address are limited (docs/authentication.md)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+
+__all__ = ["LoginLimiter"]
+
+MAX_ADDRESSES = 10_000
+
+
+class _Allowance:
+    """Failed logins that an address has left, as of a moment."""
+
+    __slots__ = ("at", "left", "told")
+
+    def __init__(self, left: float, at: float) -> None:
+        self.left = left
+        self.at = at
+        self.told = False
+
+
+class LoginLimiter:
+    """Each address may fail ``limit`` times; what it has used comes back evenly within ``window`` ms.
+
+    A login takes its place before it is checked, so that many at the same time are no way around, and gives
+    it back when it succeeds. IPv6 addresses count by their /64 network, which is what one customer has.
+    Loopback addresses are not limited: a proxy on this machine stands for everybody behind it. The table
+    keeps the ``max_addresses`` that were seen last.
+    """
+
+    def __init__(
+        self,
+        limit: int | None,
+        window: int,
+        *,
+        max_addresses: int = MAX_ADDRESSES,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._limit = limit
+        self._seconds = window / 1000
+        self._max_addresses = max_addresses
+        self._clock = clock
+        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
+
+    def admit(self, address: str | None) -> bool:
+        """Take a place for one login; False if it has to be refused."""
+        key = self._key(address)
+        if key is None or self._limit is None:
+            return True
+        now = self._clock()
+        allowance = self._allowances.pop(key, None) or _Allowance(self._limit, now)
+        self._allowances[key] = allowance
+        while len(self._allowances) > self._max_addresses:
+            self._allowances.popitem(last=False)
+        gained = (now - allowance.at) * self._limit / self._seconds
+        allowance.left = min(self._limit, allowance.left + gained)
+        allowance.at = now
+        if allowance.left < 1:
+            return False
+        allowance.left -= 1
+        allowance.told = allowance.told and allowance.left < self._limit / 2
+        return True
+
+    def give_back(self, address: str | None) -> None:
+        """The login did not fail, or not by the fault of the client."""
+        key = self._key(address)
+        allowance = None if key is None else self._allowances.get(key)
+        if allowance is not None and self._limit is not None:
+            allowance.left = min(self._limit, allowance.left + 1)
+
+    def is_news(self, address: str | None) -> bool:
+        """Whether a refusal should be logged: once, until the address has recovered half its allowance."""
+        allowance = self._allowances.get(self._key(address) or "")
+        if allowance is None or allowance.told:
+            return False
+        allowance.told = True
+        return True
+
+    @staticmethod
+    def _key(address: str | None) -> str | None:
+        """By what an address is counted; None if it is not limited."""
+        if not address:
+            return None
+        try:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return address[:64]
+        if isinstance(parsed, ipaddress.IPv6Address):
+            if parsed.ipv4_mapped is None:
+                return None if parsed.is_loopback else str(int(parsed) >> 64)
+            parsed = parsed.ipv4_mapped
+        return None if parsed.is_loopback else str(parsed)

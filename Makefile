@@ -23,6 +23,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 CORE := setup.py $(wildcard dsfast/_core/*.pyx dsfast/_core/*.pxd dsfast/_core/*.h)
 JS := tests/js
+CONNECTORS := redis
 FUZZ ?= 1000000
 CYCLES ?= 20000
 
@@ -63,7 +64,7 @@ clean:
 	rm -f dsfast/_core/*.c dsfast/_core/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-test-tools: $(VENV)/.test-packages $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
+test-tools: $(VENV)/.test-packages $(VENV)/.test-servers $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
 
 # The virtual environment, with what a build needs.
 $(VENV)/.made: tools/system-packages
@@ -80,8 +81,12 @@ $(VENV)/.packages: $(VENV)/.made pyproject.toml
 
 $(VENV)/.test-packages: $(VENV)/.packages
 	@echo "Installing Python packages for tests"
-	@$(PIP) install $$($(PYTHON) tools/requirements.py test lint)
+	@$(PIP) install $$($(PYTHON) tools/requirements.py test lint $(CONNECTORS))
 	@touch $@
+
+# Databases that the connectors are tested against. Without them those tests are skipped.
+$(VENV)/.test-servers: tools/system-packages
+	@tools/system-packages $(PYTHON) servers && touch $@ || echo "Tests that need them are skipped."
 
 # The compiled core, in place, then the command dsfast.
 $(VENV)/.built: $(VENV)/.packages $(CORE)

@@ -412,6 +412,14 @@ def _prefers_text(node: _Node) -> bool:
     return True
 
 
+@functools.cache
+def _sets(unicode: bool, ignore_case: bool) -> dict[str, Ranges]:
+    """What `\\d` and its kind stand for."""
+    sets = {"d": _DIGIT, "w": _WORD_FOLDED if unicode and ignore_case else _WORD, "s": _SPACE}
+    last = _LAST_CHARACTER if unicode else _LAST_UNIT
+    return sets | {name.upper(): _complement(ranges, last) for name, ranges in sets.items()}
+
+
 def _has_inner_edge(node: _Node) -> bool:
     """Whether `\\B` occurs."""
     return node == _Edge("B") or any(map(_has_inner_edge, _children(node)))
@@ -426,9 +434,7 @@ class _Parser:
         self.ignore_case = "i" in flags
         self.dot_all = "s" in flags
         self.last = _LAST_CHARACTER if self.unicode else _LAST_UNIT
-        word = _WORD_FOLDED if self.unicode and self.ignore_case else _WORD
-        self.sets = {"d": _DIGIT, "w": word, "s": _SPACE}
-        self.sets |= {name.upper(): _complement(ranges, self.last) for name, ranges in self.sets.items()}
+        self.sets = _sets(self.unicode, self.ignore_case)
         self.text = _joined(source) if self.unicode else "".join(map(chr, _units(source)))
         if len(self.text) > MAX_LENGTH:
             raise RegexpError(f"longer than {MAX_LENGTH} characters")
@@ -845,6 +851,8 @@ class _Writer:
 
     def _chars(self, ranges: Ranges) -> str:
         char = _char if self.backtracking else _re2_char
+        if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+            return char(ranges[0][0])
         first, last = _SURROGATES
         parts: list[str] = []
         for low, high in ranges:
@@ -859,8 +867,6 @@ class _Writer:
                     parts.append(f"{char(piece[0])}-{char(piece[1])}")
         if not parts:
             return "(?!)" if self.backtracking else "[^\\x{0}-\\x{10ffff}]"
-        if len(parts) == 1 and ranges[0][0] == ranges[0][1]:
-            return parts[0]
         return f"[{''.join(parts)}]"
 
     def _edge(self, kind: str) -> str:
@@ -1014,7 +1020,8 @@ class _Subject:
 class Regexp:
     """A compiled regular expression; immutable.
 
-    `engine` is "re2" or "regex"; `reason` says what RE2 lacks. `names` gives the numbers of the named groups.
+    `engine` is "re2" or "regex"; `reason` says what RE2 lacks. `names` gives the numbers of the named groups,
+    `re2_source` the source for a `Matcher` of texts without the flag u; None if the engine is not RE2.
     Every search begins at the start of the text, as in a fresh JavaScript object: the flag `y` finds a match
     only there.
     """
@@ -1039,6 +1046,7 @@ class Regexp:
             writer = _Writer(parser.tree, flags, backtracking=False, exact=True)
             self._compiled = _re2(writer.source)
             self.engine = "re2"
+            self.re2_source: str | None = writer.source
         except _LackingError as error:
             if not allow_backtracking:
                 raise
@@ -1062,6 +1070,7 @@ class Regexp:
         except (regex.error, RecursionError, MemoryError, OverflowError) as error:
             raise RegexpError("not supported") from error
         self.engine = "regex"
+        self.re2_source = None
         try:
             # RE2 often can tell in linear time that there is no match.
             self._filter = _re2(_Writer(parser.tree, flags, backtracking=False, exact=False).source)
@@ -1147,7 +1156,7 @@ class Regexp:
 
 
 class Matcher:
-    """Several sources of `translate` matched in one pass over a text.
+    """Several sources for RE2 (`translate`, `Regexp.re2_source`) matched in one pass over a text.
 
     RE2 reports "no match" also when its automaton runs out of memory. So the first source is the empty one,
     which always matches: without it in the result the sources are asked one by one, on RE2's other engine.

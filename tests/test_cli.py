@@ -7,72 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from dsfast import __version__
-
-ROOT = Path(__file__).parent.parent
-COMMAND = [sys.executable, "-m", "dsfast"]
-READY = re.compile(r"INFO \| dsfast \S+ is ready at ws://127\.0\.0\.1:(\d+)/deepstream \((.*)\)")
-LIMIT = 30
-"""Seconds after which a test gives up; a passing test does not wait for it."""
-
-
-def run(*arguments):
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
-
-
-class Process:
-    """A server process whose output is read line by line; killed at the end of the test whatever happens."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        # A process that hangs must fail the test, not hang it: killing it ends its output.
-        self.timer = threading.Timer(LIMIT, self.process.kill)
-        self.timer.start()
-        self.lines = []
-
-    def wait_for(self, pattern):
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"no line {pattern!r} in {self.lines}; {self.process.stderr.read()}")
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def end(self):
-        """Exit code, and what was written to standard error."""
-        _, errors = self.process.communicate()
-        return self.process.returncode, errors
-
-    def close(self):
-        self.timer.cancel()
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-@pytest.fixture
-def start():
-    with contextlib.ExitStack() as stack:
-
-        def start(*arguments, command=COMMAND):
-            process = Process([*command, *arguments])
-            stack.callback(process.close)
-            return process
-
-        yield start
+from tests.commands import LIMIT, READY, run
 
 
 @pytest.fixture
@@ -80,10 +20,7 @@ def serve(start, tmp_path):
     """Starts a server on a free port with a data directory of its own; returns it when it is ready."""
 
     def serve(*arguments):
-        server = start("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), *arguments)
-        found = server.wait_for(READY)
-        server.port, server.active = int(found[1]), found[2]
-        return server
+        return start("serve", "--port", "0", "--data-dir", tmp_path / "data", *arguments).ready()
 
     return serve
 

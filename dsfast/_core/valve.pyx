@@ -176,7 +176,7 @@ cdef class Function:
         self.name = name
 
     def __repr__(self):
-        return f"function {self.name}"
+        return f"function {self.name}() {{ [native code] }}"
 
 
 cdef class Pattern:
@@ -191,7 +191,11 @@ cdef class Pattern:
         self.compiled = compile_pattern(source, flags)
 
     def __repr__(self):
-        return f"/{self.source}/{self.flags}"
+        return f"/{self.source}/{''.join(sorted(self.flags))}"
+
+
+cdef class Groups(dict):
+    """The named groups of a match: an object that cannot be made a text, since it inherits nothing."""
 
 
 cdef class MatchArray(list):
@@ -439,13 +443,12 @@ cdef int add_text(Run *run, Buf *text, Value *v, int depth) except -1:
             set_python(run, &element, <PyObject*>array[i])
             add_text(run, text, &element, depth + 1)
     elif v.tag == T_OBJECT:
-        if "toString" in <dict>v.o:
-            # It hides the function that makes the text, and is none itself.
+        if "toString" in <dict>v.o or type(<object>v.o) is Groups:
+            # The function that makes the text is hidden by a member that is none, or is missing.
             raise RuleError("TypeError: Cannot convert object to primitive value")
         buf_add(text, b"[object Object]", 15)
     elif v.tag > T_OBJECT:
-        add_str(text, repr(<object>v.o) if v.tag == T_REGEXP
-                else f"function {(<Function>v.o).name}() {{ [native code] }}")
+        add_str(text, repr(<object>v.o))
     return 0
 
 
@@ -979,7 +982,7 @@ cdef int match(Run *run, Value *v, int count) except -1:
 cdef object named_groups(dict named):
     if not named:
         return UNDEFINED
-    return {name: UNDEFINED if group is None else group for name, group in named.items()}
+    return Groups((name, UNDEFINED if group is None else group) for name, group in named.items())
 
 
 cdef int refer(Run *run, Scope scope, Value *v, int count) except -1:
@@ -1534,6 +1537,11 @@ cdef class Rule:
         if scope.variable_count < len(self.variables):
             raise ValueError(f"the rule has {len(self.variables)} variables, the scope {scope.variable_count}")
         return 0
+
+    @property
+    def names(self):
+        """The names in it: of inputs, of path variables with their $, and unknown ones."""
+        return parse(self.source).names
 
     @property
     def regexps(self):

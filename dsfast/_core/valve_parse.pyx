@@ -566,15 +566,16 @@ cdef class Parser:
             chain = chain or optional
             if self.accept("["):
                 node = Node(INDEX, None, [node, self.inner("]")], start, self.end)
-                node.optional = optional
             elif self.at("(") or (self.token.kind == TEXT and self.token.first):
                 raise self.error("unsupported call" if self.at("(") else "unsupported tagged template")
             elif optional or self.accept("."):
                 node = self.member(node, start)
-                node.optional = optional
                 chain = chain or node.optional_call
             else:
                 break
+            node.optional = optional
+            # A link may jump to the end of its chain, so no part of a chain stands for itself.
+            node.constant = node.constant and not chain
         if chain:
             return Node(CHAIN, None, [node], start, self.end)
         return node

@@ -16,10 +16,22 @@ __all__ = ["cli", "main"]
 # Name of the command: module and attribute of the click command.
 _COMMANDS = {
     "serve": "dsfast.cli.serve:serve",
+    "daemon": "dsfast.cli.daemon:daemon",
+    "init": "dsfast.cli.init:init",
+    "check": "dsfast.cli.check:check",
+    "config": "dsfast.cli.config:config",
+    "hash": "dsfast.cli.hash:hash_",
+    "service": "dsfast.cli.service:service",
+    "nginx": "dsfast.cli.nginx:nginx",
+    "info": "dsfast.cli.info:info",
+    "completion": "dsfast.cli.completion:completion",
     "sqlite": "dsfast.cli.sqlite:sqlite",
     "export": "dsfast.cli.transfer:export",
     "import": "dsfast.cli.transfer:import_",
 }
+
+_ALIASES = {"start": "serve"}
+"""Other names of commands, which the help does not list."""
 
 INTERRUPTED = 130
 """Exit code after an interrupt from the keyboard, as shells expect it: 128 + SIGINT."""
@@ -32,6 +44,7 @@ class _Commands(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")

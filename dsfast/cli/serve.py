@@ -9,11 +9,17 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from dsfast.cli.options import load_config, server_options
 from dsfast.plugin import LogLevel
+
+if TYPE_CHECKING:
+    from dsfast.config import Config
+    from dsfast.server import Server
 
 __all__ = ["serve"]
 
@@ -22,95 +28,38 @@ GRACE = 2.0
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=6020,
-    show_default=True,
-    help="Port to listen on; 0 takes any free one.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice([level.name.lower() for level in LogLevel], case_sensitive=False),
-    default="info",
-    show_default=True,
-    help="Lowest level that is logged.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False),
-    default="./data",
-    show_default=True,
-    help="Directory for what the server keeps on disk.",
-)
-@click.option("--in-memory", is_flag=True, help="Store nothing; records live as long as the server.")
-def serve(host: str, port: int, log_level: str, data_dir: str, in_memory: bool) -> int:
+@server_options(terminal=True)
+def serve(config_file: Path | None, flags: dict[str, Any]) -> int:
     """Run the server.
 
+    What is given here wins over environment variables, and those over the configuration file.
+
     SIGINT and SIGTERM let the clients go, save everything and end with code 0; a second signal ends at once.
+    SIGHUP reads the permission file again, SIGUSR1 switches debug lines on and off.
     """
-    if not host:
-        raise click.BadParameter("must not be empty", param_hint="'--host'")
-    if not data_dir:
-        raise click.BadParameter("must not be empty", param_hint="'--data-dir'")
-    config: dict[str, Any] = {
-        "logLevel": log_level,
-        "dataDir": data_dir,
-        "httpServer": {"options": {"host": host, "port": port}},
-    }
-    if in_memory:
-        config["storage"] = {"type": "none"}
+    config = load_config(config_file, flags)
     import uvloop  # noqa: PLC0415 - not needed for --help
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))
 
 
-async def _serve(config: dict[str, Any]) -> int:
+async def _serve(config: Config) -> int:
     """Exit code of a whole run."""
-    from dsfast.config import ConfigError  # noqa: PLC0415 - not needed for --help
-    from dsfast.server import Server, StartError  # noqa: PLC0415
+    from dsfast.server import Server, StartError  # noqa: PLC0415 - not needed for --help
 
-    loop = asyncio.get_running_loop()
-    ending = asyncio.Event()
-    signals_seen = 0
-    exit_code = 0
-
-    def on_signal(number: int) -> None:
-        nonlocal signals_seen
-        signals_seen += 1
-        if signals_seen > 1:
-            _end_now(128 + number)
-        _start_watchdog(server.get_config().shutdown_timeout / 1000 + GRACE)
-        ending.set()
-
-    def on_fatal() -> None:
-        nonlocal exit_code
-        exit_code = 1
-        # During the start, the start itself fails or finishes first.
-        if server.is_running():
-            _start_watchdog(server.get_config().shutdown_timeout / 1000 + GRACE)
-            ending.set()
-
-    try:
-        server = Server(config)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
-    server.on("FATAL_EXCEPTION", on_fatal)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-
+    server = Server(config)
+    run = _Run(server)
     starting = asyncio.create_task(server.start())
-    waiting = asyncio.create_task(ending.wait())
-    await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+    ending = asyncio.create_task(run.ending.wait())
+    await asyncio.wait([starting, ending], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done() and not server.is_running():
         await server.stop()
     try:
         await starting
     except StartError as error:
-        waiting.cancel()
-        if signals_seen:
+        ending.cancel()
+        if run.signals_seen:
             return 0
         if not error.logged or not server.get_services().logger.should_log(LogLevel.FATAL):
             click.echo(f"dsfast: {error}", err=True)
@@ -121,11 +70,78 @@ async def _serve(config: dict[str, Any]) -> int:
     # Connections are freed by their reference counts; looking for circles among 10 000 of them over and over
     # would slow down a login storm.
     gc.set_threshold(50_000, 20, 100)
-    if not exit_code:
-        await waiting
-    waiting.cancel()
+    await ending
     await server.stop()
-    return exit_code
+    return run.exit_code
+
+
+class _Run:
+    """What signals and fatal errors do to a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.ending = asyncio.Event()
+        self.exit_code = 0
+        self.signals_seen = 0
+        self._server = server
+        self._reloading: asyncio.Task[None] | None = None
+        self._has_terminal = _on_terminal()
+        server.on("FATAL_EXCEPTION", self._on_fatal)
+        server.on("started", self._on_started)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_debug)
+
+    def _on_end(self, number: int) -> None:
+        self.signals_seen += 1
+        if self.signals_seen > 1:
+            _end_now(128 + number)
+        self._end()
+
+    def _on_fatal(self) -> None:
+        self.exit_code = 1
+        # During the start, the start itself fails or finishes first.
+        if self._server.is_running():
+            self._end()
+
+    def _on_started(self) -> None:
+        if self.exit_code:
+            self._end()
+
+    def _on_hang_up(self) -> None:
+        if self._has_terminal and not _on_terminal():
+            # The terminal was closed; nobody has asked to read anything again.
+            self._on_end(signal.SIGHUP)
+        elif self._server.is_running() and (self._reloading is None or self._reloading.done()):
+            self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        reload = getattr(self._server.get_services().permission, "reload", None)
+        if reload is None:
+            self._server.get_services().logger.info("INFO", "SIGHUP: there are no permission rules to read")
+        else:
+            await reload()
+
+    def _on_debug(self) -> None:
+        if self._server.is_running():
+            logger, config = self._server.get_services().logger, self._server.get_config()
+            own = config.logger.options.get("logLevel")
+            configured = config.log_level if own is None else own
+            logger.set_log_level(configured if logger.should_log(LogLevel.DEBUG) else LogLevel.DEBUG)
+
+    def _end(self) -> None:
+        _start_watchdog(self._server.get_config().shutdown_timeout / 1000 + GRACE)
+        self.ending.set()
+
+
+def _on_terminal() -> bool:
+    """Whether standard input is a terminal that is still there."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError:
+        return False
+    return True
 
 
 def _start_watchdog(seconds: float) -> None:

@@ -54,10 +54,10 @@ class _Progress:
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), default="-")
 @database_option
 def export(file: Path, path: Path) -> None:
-    """Write all records to FILE (default: standard output), one line of JSON each.
+    """Write all records as lines of JSON.
 
-    A line is {"name": ..., "version": ..., "data": ...}. Works while a server uses the database; a record
-    that changes meanwhile is written in its old or its new state.
+    FILE is standard output unless it is given. A line is {"name": ..., "version": ..., "data": ...}. Works
+    while a server uses the database; a record that changes meanwhile is written in its old or its new state.
     """
     from dsfast.services.storage.sqlite_file import connect_reader, iterate_records  # noqa: PLC0415
 
@@ -95,10 +95,10 @@ def _output(file: Path) -> Iterator[BinaryIO]:
 @click.option("--force", is_flag=True, help="Replace records whatever version is stored.")
 @database_option
 def import_(file: Path, force: bool, path: Path) -> None:
-    """Read records from FILE (default: standard input), as `dsfast export` writes them.
+    """Read records that were exported.
 
-    A record is left alone if the database has a newer version. No server may use the database. A wrong line
-    ends the import; the records before it are imported.
+    FILE is standard input unless it is given. A record is left alone if the database has a newer version. No
+    server may use the database. A wrong line ends the import; the records before it are imported.
     """
     from dsfast.services.storage.sqlite_file import open_exclusively  # noqa: PLC0415
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from dsfast.config.annotations import hints_of, sections_of, type_names, unwrapped
-from dsfast.config.schema import Config, PluginSection, Section
+from dsfast.config.pending import IGNORED, REFUSED
+from dsfast.config.schema import MEMORY_LIMIT, Config, PluginSection, Section
 
 __all__ = ["render"]
 
@@ -20,54 +22,118 @@ INTRODUCTION = """\
 
 <!-- Generated from dsfast/config/schema.py by `make docs`; changes belong there. -->
 
-No configuration is needed: every key has a default. Times are milliseconds and sizes bytes unless the
-meaning says otherwise. `Server({"rpc": {"ackTimeout": 500}})` takes the keys below; mappings merge with
-the defaults, lists and single values replace them. An unknown key or a value that does not fit stops the
-start; all problems are listed, each with its place and, where one is close, a suggestion.
-`server.set("rpc.ackTimeout", 500)` changes a value at run time.
+No configuration is needed: every key has a default. Files, environment variables and flags, and which of
+them wins, are the subject of [operations.md](operations.md#configuration); the keys are the same everywhere.
 
-A mapping where a list is expected counts as a list with one entry; an entry that is null is dropped. A
-section with a `type` chooses a built-in implementation; the last section of this page says how to choose
-one of your own.
-
-"advised" marks bounds that only cause a warning, because deepstream.io never enforced them.
+- Times are milliseconds and sizes bytes unless the meaning says otherwise. An integer without an upper bound
+  may be as large as 2147483647.
+- Mappings merge with the defaults, lists and single values replace them. A mapping where a list is expected
+  counts as a list with one entry; an entry that is null is dropped.
+- An unknown key or a value that does not fit stops the start; all problems are listed, each with its place
+  and, where one is close, a suggestion. "advised" marks bounds that only cause a warning, because
+  deepstream.io never enforced them.
+- A section with a `type` chooses a built-in implementation; the [last section](#a-plugin-of-your-own) says how
+  to choose another one. `name` with the name of a built-in type means the same as `type`.
+- `server.set("rpc.ackTimeout", 500)` changes a value at run time.
 """
 
 
 def render() -> str:
     """The whole document."""
-    own = _section_lines(PluginSection, "", "A plugin of your own, for any section with a `type`")
-    return "\n".join([INTRODUCTION, *_section_lines(Config, "", "Top level"), *own]).rstrip() + "\n"
+    return "\n".join([INTRODUCTION, *_Document().lines()]).rstrip() + "\n"
 
 
-def _section_lines(section: type[Section], path: str, title: str) -> list[str]:
-    """Heading, description and table of one section, then those of the sections inside it."""
+class _Document:
+    """Writes the sections; remembers which were written, so that none is repeated."""
+
+    def __init__(self) -> None:
+        self._written: dict[type[Section], str] = {}
+
+    def lines(self) -> Iterator[str]:
+        yield from self._heading("##", "Top level", inspect.cleandoc(Config.__doc__ or ""))
+        yield from _table(Config)
+        hints = hints_of(Config)
+        for field in msgspec.structs.fields(Config):
+            kind, metas = unwrapped(hints[field.name])
+            container = get_origin(kind) if get_origin(kind) in (list, dict) else None
+            element = unwrapped(get_args(kind)[-1])[0] if container else kind
+            if sections := sections_of(element):
+                yield from self._key(field.encode_name, container, sections, metas)
+        own = inspect.cleandoc(PluginSection.__doc__ or "")
+        yield from self._heading("##", "A plugin of your own", own)
+        yield from _table(PluginSection)
+
+    def _key(
+        self, key: str, container: Any, sections: list[type[Section]], metas: list[Meta]
+    ) -> Iterator[str]:
+        """One key of the top level whose value is a section, or several."""
+        meaning = _meaning(metas)
+        if container is list:
+            meaning += " A list."
+        if container is dict:
+            meaning += " A mapping of names to them."
+        yield from self._heading("##", f"`{key}`", meaning)
+        star = "/*" if container else ""
+        for section in sections:
+            if section is not PluginSection:
+                yield from self._alternative(section, f"/{key}{star}")
+        if note := REFUSED.get(f"/{key}{star}/plugin"):
+            yield from [f"A plugin of your own: not yet, {note}.", ""]
+
+    def _alternative(self, section: type[Section], path: str) -> Iterator[str]:
+        about = inspect.cleandoc(section.__doc__ or "")
+        if types := type_names(section):
+            if note := {**REFUSED, **IGNORED}.get(f"{path}/{types[0]}"):
+                about += f" **Not yet**: {note}."
+            yield from self._heading("###", "Type " + " or ".join(f"`{name}`" for name in types), about)
+        else:
+            yield from [about, ""]
+        yield from self._content(section, path)
+
+    def _content(self, section: type[Section], path: str) -> Iterator[str]:
+        """The table of a section, then the sections in it."""
+        yield from _table(section)
+        hints = hints_of(section)
+        for field in msgspec.structs.fields(section):
+            kind = unwrapped(hints[field.name])[0]
+            for inner in sections_of(kind):
+                place = f"{path}/{field.encode_name}"
+                note = REFUSED.get(f"{place}/given")
+                about = inspect.cleandoc(inner.__doc__ or "") + (f" **Not yet**: {note}." if note else "")
+                yield from [f"`{field.encode_name}`: {about}", ""]
+                yield from self._inner(inner, place)
+
+    def _inner(self, section: type[Section], path: str) -> Iterator[str]:
+        if section in self._written:
+            yield from [f"The keys are those of `{self._written[section]}`.", ""]
+            return
+        self._written[section] = path.strip("/").replace("/*", "[]").replace("/", ".")
+        base = section.__base__
+        if base in self._written:
+            yield from _table(section, lambda field: field not in msgspec.structs.fields(base))
+        else:
+            yield from self._content(section, path)
+
+    @staticmethod
+    def _heading(level: str, title: str, about: str) -> list[str]:
+        return [f"{level} {title}", "", *([about, ""] if about else [])]
+
+
+def _table(section: type[Section], wanted: Callable[[Any], bool] = lambda field: True) -> list[str]:
+    """The keys of a section that are no sections themselves."""
     hints = hints_of(section)
     rows: list[str] = []
-    inner: list[str] = []
     for field in msgspec.structs.fields(section):
         kind, metas = unwrapped(hints[field.name])
-        key = f"{path}.{field.encode_name}" if path else field.encode_name
-        element = unwrapped(get_args(kind)[0])[0] if get_origin(kind) is list else kind
-        if sections := sections_of(element):
-            entry = f"{key}[]" if element is not kind else key
-            for alternative in sections:
-                if alternative is PluginSection:
-                    continue
-                types = type_names(alternative)
-                suffix = f" with type {' or '.join(f'`{name}`' for name in types)}" if types else ""
-                inner += _section_lines(alternative, entry, f"`{entry}`{suffix}")
-            continue
-        if field.encode_name == "type":
+        element = unwrapped(get_args(kind)[-1])[0] if get_origin(kind) in (list, dict) else kind
+        if field.encode_name == "type" or sections_of(element) or not wanted(field):
             continue
         rows.append(
             f"| `{field.encode_name}` | {_type_text(kind)} | {_default_text(field, metas)} "
             f"| {_bounds_text(kind, metas)} | {_meaning(metas)} |"
         )
-    lines = [f"## {title}", "", inspect.cleandoc(section.__doc__ or ""), ""]
-    if rows:
-        lines += ["| Key | Type | Default | Bounds | Meaning |", "|---|---|---|---|---|", *rows, ""]
-    return lines + inner
+    head = ["| Key | Type | Default | Bounds | Meaning |", "|---|---|---|---|---|"]
+    return [*head, *rows, ""] if rows else []
 
 
 def _type_text(kind: Any) -> str:
@@ -103,7 +169,7 @@ def _bounds_text(kind: Any, metas: list[Meta]) -> str:
     for meta in metas:
         if meta.ge is not None:
             bounds.append(f">= {meta.ge}")
-        if meta.le is not None:
+        if meta.le is not None and meta.le != MEMORY_LIMIT:
             bounds.append(f"<= {meta.le}")
         if meta.min_length:
             bounds.append("not empty")

@@ -153,6 +153,15 @@ def _unauthenticated_timeout(value: Any) -> Any:
     return DEFAULT_UNAUTHENTICATED_TIMEOUT if value is True else value
 
 
+ALSO_ACCEPTED: dict[Any, dict[str, Any]] = {
+    _empty_for_none: {"type": "null"},
+    _none_for_false: {"const": False},
+    _list_of: {"type": "string"},
+    _unauthenticated_timeout: {"type": "boolean"},
+}
+"""What functions ``before`` accept beside the type of their field, as JSON Schema."""
+
+
 def generated_server_name() -> str:
     """A name for a server that was given none; unique for all practical purposes."""
     return secrets.token_hex(8)
@@ -384,7 +393,7 @@ class HttpServerSection(Section):
 
 
 class WebSocketOptions(Section):
-    """Options of a websocket endpoint (connection-and-auth.md section 8)."""
+    """Options of a websocket endpoint."""
 
     url_path: Annotated[str, Meta(description="Path of the websocket.", min_length=1)] = "/deepstream"
     heartbeat_interval: Annotated[
@@ -593,7 +602,7 @@ class CacheSection(Section):
 
 
 class SqliteOptions(Section):
-    """Options of the SQLite storage (storages.md section 10)."""
+    """Options of the SQLite storage."""
 
     path: Annotated[Text | None, Meta(description="Database file; without it `<dataDir>/dsfast.db`.")] = None
     durability: Annotated[
@@ -771,7 +780,9 @@ class JwtAuthOptions(Section):
         ],
         Meta(description="Signatures that are accepted.", min_length=1),
     ]  # fmt: skip
-    secret: Annotated[Text | None, Meta(description="Key of HS256, HS384, HS512.")] = None
+    secret: Annotated[
+        Text | None, Meta(description="Key of HS256, HS384, HS512.", extra={"secret": True})
+    ] = None
     public_key: Annotated[Text | None, Meta(description="Public key as PEM text, or its file.")] = None
     jwks_url: Annotated[
         str | None, Meta(description="Where the JSON web key set is published.", pattern=r"^https?://[^/?#]")

@@ -373,12 +373,11 @@ def _candidates(paths: Sequence[RulePath]) -> _Candidates:
     # Longest text first, counted in UTF-16 code units; of equally long ones the last.
     ranks = {position: (len(regexp.to_units(path.text)), position) for position, path in enumerate(paths)}
     ordered = [paths[position] for position in sorted(ranks, key=ranks.__getitem__, reverse=True)]
-    regular: dict[int, str] = {}
-    for position, path in enumerate(ordered):
-        try:
-            regular[position] = regexp.translate(f"^(?:{path.regexp.source})$")
-        except RegexpError:
-            continue  # has to be asked by itself
+    regular = {
+        position: f"\\A(?:{path.regexp.re2_source})\\z"
+        for position, path in enumerate(ordered)
+        if path.regexp.re2_source is not None
+    }
     others = [position for position in range(len(ordered)) if position not in regular]
     try:
         matcher = Matcher(list(regular.values()), PATHS_MEMORY)

@@ -9,6 +9,8 @@ from dsfast.services.storage.batch import (
     TransientStorageError,
     WriteAckTimeout,
     WriteOp,
+    decode_json,
+    encode_json,
 )
 from dsfast.services.storage.write_behind import Snapshot, TextSnapshot, WriteBehind
 
@@ -24,4 +26,6 @@ __all__ = [
     "WriteAckTimeout",
     "WriteBehind",
     "WriteOp",
+    "decode_json",
+    "encode_json",
 ]

@@ -1,0 +1,124 @@
+"""Processes of the servers that the connectors are tested against."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60.0
+"""Seconds that a server may take to start or to end."""
+
+
+def program(*names: str) -> str:
+    """The path of the first program that exists; otherwise the test is skipped, in CI it fails."""
+    for name in names:
+        found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/lib/postgresql/15/bin")
+        if found:
+            return found
+    text = f"{names[0]} is not installed (tools/system-packages python3 servers)"
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Process:
+    """A server process; ready when a line of its output contains ``ready``."""
+
+    def __init__(self, command: list[str], ready: str, directory: Path, *, user: str | None = None) -> None:
+        self.command = command
+        self.ready = ready
+        self.directory = directory
+        self.user = user
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again) and wait until it is ready."""
+        self.lines: list[str] = []
+        self._is_ready = threading.Event()
+        self._process = subprocess.Popen(
+            self.command,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            user=self.user,
+            group=self.user,
+            extra_groups=[] if self.user else None,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._is_ready.wait(PATIENCE) or self.returncode is not None:
+            self.kill()
+            raise RuntimeError(f"{self.command[0]} did not start:\n" + "\n".join(self.lines[-20:]))
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip())
+            if self.ready in line:
+                self._is_ready.set()
+        self._is_ready.set()  # it has ended; whoever waits is to see that
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once (kill -9)."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it in order."""
+        if self.returncode is None:
+            self.send(number)
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._reader.join(PATIENCE)
+
+
+class RedisProcess(Process):
+    """A redis-server (or sentinel) on a free port that keeps nothing on disk."""
+
+    def __init__(
+        self, directory: Path, *settings: str, port: int | None = None, sentinel: bool = False
+    ) -> None:
+        self.port = port or free_port()
+        directory.mkdir(exist_ok=True)
+        self.socket = directory / f"{self.port}.sock"
+        command = [program("redis-server")]
+        if sentinel:
+            file = directory / f"sentinel-{self.port}.conf"
+            file.write_text(f"port {self.port}\nbind 127.0.0.1\n" + "\n".join(settings) + "\n")
+            super().__init__([*command, str(file), "--sentinel"], "+monitor", directory)
+            return
+        command += [
+            "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--save", "",
+            "--appendonly", "no", "--dir", str(directory), *settings,
+        ]  # fmt: skip
+        super().__init__(command, "Ready to accept connections", directory)

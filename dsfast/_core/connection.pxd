@@ -125,6 +125,8 @@ cdef class Connection(ConnectionBase):
     cdef int log_fault(self, str text, error) except -1
     cdef int arm(self) except -1
     cdef int on_timer(self) except -1
+    cdef int next_request(self) except -1
+    cdef int answer_request(self, answer) except -1
     cdef int feed_http(self, char *p, size_t n) except -1
     cdef int begin(self) except -1
     cdef int move(self, Endpoint endpoint) except -1

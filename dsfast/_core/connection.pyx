@@ -51,6 +51,7 @@ cdef extern from *:
 cdef enum:
     READ_BUFFER = 256 * 1024
     HEAD_TIMEOUT_MS = 10_000        # to send a request head, or the next one on a kept connection
+    HTTP_PIPELINED = 64             # requests waiting behind one that is being worked on, before reading stops
     HTTP_BACKLOG = 1 << 20          # bytes of answers waiting, before a connection is cut off that asks for more
     CLOSE_TIMEOUT_MS = 2_000        # for the peer to answer our close frame
     WAITING_MESSAGES = 1000         # behind a hold, before reading stops
@@ -123,8 +124,8 @@ cdef class Protocol(Codec):
 cdef class Endpoint:
     """Options, counters and services shared by the connections of one endpoint.
 
-    ``owner`` is the Python endpoint: ``on_http(request) -> (status, headers, body)``,
-    ``authenticate(connection, auth_data)``, ``on_open(connection)``, ``on_closed(connection)``,
+    ``owner`` is the Python endpoint: ``on_http(connection, request) -> (status, headers, body)``, or None if
+    ``connection.respond`` or ``become`` follows, ``authenticate(connection, auth_data)``, ``on_open(connection)``, ``on_closed(connection)``,
     ``origin_allowed(headers)``, ``remote_address(headers, peer)`` and ``log(level, event, text)``.
     """
 
@@ -855,8 +856,22 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             return self.http_error(413, "request entity too large")
         if reader.in_head and reader.fed > HEAD_SIZE_LIMIT:
             return self.http_error(431, "Request head too large.")
-        requests, reader.done = reader.done, []
-        for request in requests:
+        if offset >= 0 and offset < len(data):
+            # The client did not wait for the answer to its upgrade; the rest are frames.
+            buf_add(&self.fragments, p + offset, n - <size_t>offset)
+        if not reader.busy:
+            return self.next_request()
+        if len(reader.done) > HTTP_PIPELINED and not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
+        return 0
+
+    cdef int next_request(self) except -1:
+        """Handle the requests that are complete, one after the other."""
+        cdef Buf early
+        reader = self.http
+        while reader is not None and reader.done and not reader.busy and self.state == ST_HTTP:
+            request = reader.done.popleft()
             if request.head_too_large:
                 return self.http_error(431, "Request head too large.")
             if request.upgrade and request.headers.get("upgrade", "").lower() != "websocket":
@@ -864,21 +879,83 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 # goes no further.
                 request.upgrade = request.keep_alive = False
             if request.upgrade:
-                self.upgrade(request)
-                if ST_HTTP < self.state < ST_CLOSING and 0 <= offset < len(data):
-                    # The client did not wait for the answer; the rest are frames.
-                    return self.receive(p + offset, n - <size_t>offset)
+                early = self.fragments
+                self.fragments = Buf(NULL, 0, 0)
+                try:
+                    self.upgrade(request)
+                    if early.n and ST_HTTP < self.state < ST_CLOSING:
+                        return self.receive(early.p, early.n)
+                finally:
+                    buf_free(&early)
                 return 0
             if self.transport.get_write_buffer_size() > HTTP_BACKLOG:
                 # It goes on asking without reading the answers.
                 self.abort()
                 return 0
-            status, headers, body = self.endpoint.owner.on_http(request)
-            self.http_reply(status, headers, body, request.keep_alive, request.method == "HEAD")
-            if not request.keep_alive:
-                return self.close(0)
-            self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
+            reader.busy = request
+            answer = self.endpoint.owner.on_http(self, request)
+            if answer is None:
+                self.timer.unlink()     # whoever works on the answer has a time limit of its own
+                return 0
+            self.answer_request(answer)
+        if self.reading_paused and reader is not None and not reader.busy:
+            self.reading_paused = False
+            self.transport.resume_reading()
         return 0
+
+    cdef int answer_request(self, answer) except -1:
+        status, headers, body = answer
+        request = self.http.busy
+        self.http.busy = None
+        self.http_reply(status, headers, body, request.keep_alive, request.method == "HEAD")
+        if not request.keep_alive:
+            return self.close(0)
+        self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
+        return 0
+
+    def respond(self, int status, dict headers not None, bytes body not None):
+        """Answer the request that ``on_http`` did not answer at once; nothing happens if the client has gone."""
+        if self.state == ST_HTTP and self.http is not None and self.http.busy is not None:
+            self.answer_request((status, headers, body))
+            self.next_request()
+
+    def become(self, Endpoint endpoint not None, bytes head not None, *, user_id, server_data=None,
+               client_data=UNSET):
+        """Instead of an answer: send ``head`` and belong to an endpoint whose protocol only sends, logged in.
+
+        False if the client has gone.
+        """
+        if self.state != ST_HTTP or self.http is None:
+            return False
+        self.head = "\n".join(f"{key}:{value}" for key, value in self.http.busy.headers.items()).encode()
+        self.http.close()
+        self.http = None
+        self.send_raw(head)
+        if endpoint is not self.endpoint:
+            self.move(endpoint)
+        self.framed = False
+        self.protocol = endpoint.protocol
+        self.codec = endpoint.protocol
+        self.state = ST_OPEN
+        self.user_id = user_id if user_id else "OPEN"
+        self.server_data = server_data
+        self.client_data = client_data
+        if self.reading_paused:
+            self.reading_paused = False
+            self.transport.resume_reading()
+        self.protocol.opened(self)
+        self.arm()
+        return True
+
+    def handle(self, Message message not None):
+        """Handle a message as if this client had sent it. Raises ValueError if it is none a client can send."""
+        cdef bytes raw = encode(message)
+        cdef const char *p = PyBytes_AS_STRING(raw)
+        cdef Msg m
+        if decode_msg(p, p + len(raw), &m) == NULL:
+            raise ValueError(f"{message!r} cannot be sent")
+        if self.state == ST_OPEN:
+            self.on_message(&m, p, <size_t>len(raw))
 
     cdef int http_error(self, int status, str text) except -1:
         self.http_reply(status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode() + b"\r\n\r\n", False)
@@ -887,7 +964,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     cdef int http_reply(self, int status, dict headers, bytes body, bint keep, bint head_only=False) except -1:
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines.append(f"Content-Length: {len(body)}")
+        if status != 204:
+            lines.append(f"Content-Length: {len(body)}")
         if not keep:
             lines.append("Connection: close")
         self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (b"" if head_only else body))
@@ -1057,16 +1135,6 @@ cdef class VirtualConnection(Connection):
         self.handshake = {} if handshake is None else handshake
         self.muted = False
         self.state = ST_OPEN
-
-    def handle(self, Message message not None):
-        """Handle a message as if this client had sent it. Raises ValueError if it is none a client can send."""
-        cdef bytes raw = encode(message)
-        cdef const char *p = PyBytes_AS_STRING(raw)
-        cdef Msg m
-        if decode_msg(p, p + len(raw), &m) == NULL:
-            raise ValueError(f"{message!r} cannot be sent")
-        if self.state == ST_OPEN:
-            self.on_message(&m, p, <size_t>len(raw))
 
     def end(self):
         """This client is gone: its subscriptions and its calls end."""

@@ -2,6 +2,7 @@
 import base64
 import binascii
 import hashlib
+from collections import deque
 
 import httptools
 
@@ -34,13 +35,14 @@ class HttpRequest:
 class HttpReader:
     """Collects the requests of one connection from what httptools reports."""
 
-    __slots__ = ("_parser", "done", "fed", "head_size", "in_head", "limit", "now", "too_large")
+    __slots__ = ("_parser", "busy", "done", "fed", "head_size", "in_head", "limit", "now", "too_large")
 
     def __init__(self, limit):
         self._parser = httptools.HttpRequestParser(self)
         self.limit = limit
         self.now = HttpRequest()
-        self.done = []          # complete requests, in order
+        self.done = deque()     # complete requests, in order
+        self.busy = None        # the request that is being answered
         self.fed = 0            # bytes read since the last whole request, while its head is not complete
         self.head_size = 0      # bytes of its target and whole headers
         self.in_head = True

@@ -128,7 +128,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
 
     # --- called by the core
 
-    def on_http(self, request: Request) -> HttpResponse:
+    def on_http(self, connection: Connection, request: Request) -> HttpResponse:
         """Answer a request that is no upgrade."""
         return self._routes.answer(request)
 

@@ -784,7 +784,8 @@ class JwtAuthOptions(Section):
     ] = None
     public_key: Annotated[Text | None, Meta(description="Public key as PEM text, or its file.")] = None
     jwks_url: Annotated[
-        str | None, Meta(description="Where the JSON web key set is published.", pattern=r"^https?://[^/?#]")
+        Annotated[str, Meta(pattern=r"^https?://[^/?#]")] | None,
+        Meta(description="Where the JSON web key set is published."),
     ] = None
     jwks_file: Annotated[Text | None, Meta(description="File with a JSON web key set.")] = None
     jwks_cache_lifetime: Annotated[

@@ -1,6 +1,7 @@
 # make serve   build and run the server on 127.0.0.1:6020
 # make test    everything the tests need, then the tests (PYTEST_ARGS=... for pytest)
 # make fuzz    the long tests: a million random inputs, 20 000 rounds of clients (FUZZ=... CYCLES=...)
+# make endure  the long tests of the storage: 200 kills, 500 power failures, ten minutes of writing per driver
 # make lint    ruff and mypy
 # make docs    write docs/configuration.md from the schema
 # make bench   measure (BENCH_ARGS=...)
@@ -27,7 +28,7 @@ CONNECTORS := redis
 FUZZ ?= 1000000
 CYCLES ?= 20000
 
-.PHONY: serve test fuzz lint docs bench dist clean build test-tools
+.PHONY: serve test fuzz endure lint docs bench dist clean build test-tools
 .DEFAULT_GOAL := build
 
 build: $(VENV)/.built
@@ -41,6 +42,11 @@ test: $(VENV)/.built test-tools
 fuzz: $(VENV)/.built $(VENV)/.test-packages
 	@DSFAST_FUZZ=$(FUZZ) DSFAST_CYCLES=$(CYCLES) $(PY) -m pytest -s $(PYTEST_ARGS) \
 		tests/test_protocol.py tests/test_fuzz.py tests/test_leaks.py
+
+endure: $(VENV)/.built $(VENV)/.test-packages
+	@DSFAST_KILL_ROUNDS=200 DSFAST_POWER_CUTS=500 DSFAST_STORAGE_EXAMPLES=2000 DSFAST_WAL_SECONDS=600 \
+		$(PY) -m pytest -s $(PYTEST_ARGS) \
+		tests/test_sqlite.py tests/test_power_loss.py tests/test_durability.py tests/test_sqlite_disk.py
 
 lint: $(VENV)/.built $(VENV)/.test-packages
 	@$(VENV)/bin/ruff check .

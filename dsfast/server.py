@@ -33,9 +33,8 @@ from dsfast.plugin import (
 )
 from dsfast.services import Services
 from dsfast.services.authentication import AuthenticationCombiner
-from dsfast.services.factory import ContractError, build, register_plugin
+from dsfast.services.factory import ContractError, PluginLoadError, build, register_plugin
 from dsfast.services.monitoring import CombinedMonitoring
-from dsfast.services.plugin_loader import PluginLoadError
 
 if TYPE_CHECKING:
     from dsfast.services.storage.write_behind import WriteBehind

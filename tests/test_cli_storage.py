@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+import sqlite_drivers
 from click.testing import CliRunner
 from storage_fakes import services
 
@@ -22,10 +23,9 @@ from dsfast.services.storage.sqlite_file import LockFile
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(params=[sqlite_driver.ApswConnection, sqlite_driver.StandardConnection], autouse=True)
+@pytest.fixture(params=sqlite_drivers.DRIVERS, autouse=True)
 def driver(request, monkeypatch):
-    """The commands and the storage beside them work with either driver."""
-    monkeypatch.setattr(sqlite_driver, "driver", request.param)
+    sqlite_drivers.use(monkeypatch, request.param)
     return request.param
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import lz4.block
 import pytest
+import sqlite_drivers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage_fakes import Answer, MemoryLogger, services
@@ -45,11 +46,6 @@ from dsfast.services.storage.sqlite_file import (
 )
 
 TESTS = Path(__file__).parent
-DRIVERS = {
-    "apsw": (sqlite_driver.ApswConnection, [TESTS.parent]),
-    "sqlite3": (sqlite_driver.StandardConnection, [TESTS / "without_apsw", TESTS.parent]),
-}
-"""Class, and the search path that makes a process choose it."""
 KILL_ROUNDS = int(os.environ.get("DSFAST_KILL_ROUNDS", "20"))
 EXAMPLES = int(os.environ.get("DSFAST_STORAGE_EXAMPLES", "60"))
 
@@ -69,11 +65,9 @@ class Opened:
         await self.storage.close()
 
 
-@pytest.fixture(params=DRIVERS, autouse=True)
+@pytest.fixture(params=sqlite_drivers.DRIVERS, autouse=True)
 def driver(request, monkeypatch):
-    """Every test runs on both drivers; what an old library has to warn about has a test of its own."""
-    monkeypatch.setattr(sqlite_driver, "driver", DRIVERS[request.param][0])
-    monkeypatch.setattr(sqlite_driver, "warning", lambda: None)
+    sqlite_drivers.use(monkeypatch, request.param)
     return request.param
 
 
@@ -86,11 +80,6 @@ def sql(path, statement, *values):
     # By the driver of the storage: a second library would take away the locks of the first.
     with contextlib.closing(sqlite_driver.connect(path)) as connection:
         return connection.execute(statement, values)
-
-
-def child_environment(driver):
-    """Of a process that uses this driver."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, DRIVERS[driver][1]))}
 
 
 def pragma(path, name):
@@ -141,8 +130,9 @@ async def test_second_server_on_the_same_file_is_refused_and_told_by_whom(path, 
             await Opened(path).storage.when_ready()
         program = "import sys, pathlib; from dsfast.services.storage.sqlite_file import LockFile\n"
         program += "LockFile(pathlib.Path(sys.argv[1])).acquire()"
+        environment = sqlite_drivers.environment(driver)
         other = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", program, path, stderr=subprocess.PIPE, env=child_environment(driver)
+            sys.executable, "-c", program, path, stderr=subprocess.PIPE, env=environment
         )
         _output, errors = await other.communicate()
         assert f"in use by process {os.getpid()}" in errors.decode()
@@ -292,6 +282,15 @@ async def test_network_file_system_is_refused_unless_forced(path, monkeypatch):
     with pytest.raises(StorageError, match=r"network file system.*allowNetworkFileSystem"):
         await Opened(path).storage.when_ready()
     async with Opened(path, allowNetworkFileSystem=True) as storage:
+        await storage.set("a", 1, {})
+
+
+async def test_trouble_at_the_start_is_one_clear_error_and_gives_the_lock_back(path, monkeypatch):
+    failing = FailingCommits(monkeypatch, lambda: SqliteError("database or disk is full", sqlite_driver.FULL))
+    failing.left = 1
+    with pytest.raises(StorageError, match=r"cannot use .*: database or disk is full"):
+        await Opened(path).storage.when_ready()
+    async with Opened(path) as storage:
         await storage.set("a", 1, {})
 
 
@@ -713,7 +712,7 @@ def test_kill_9_at_any_moment_loses_nothing_acknowledged(path, durability, drive
         child = subprocess.Popen(
             [sys.executable, TESTS / "storage_child.py", path, durability],
             stdout=subprocess.PIPE,
-            env=child_environment(driver),
+            env=sqlite_drivers.environment(driver),
         )
         try:
             assert child.stdout.readline() == b"ready\n"

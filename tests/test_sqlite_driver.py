@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from test_sqlite import DRIVERS, child_environment
+from sqlite_drivers import CLASSES, environment
 
 from dsfast.services.storage import sqlite_driver
 from dsfast.services.storage.sqlite_driver import SqliteError, used_log_bytes
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 TIMEOUT = 20
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=CLASSES)
 def opened(request, tmp_path):
     """Opens a file with one of the drivers; everything is closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def connect(name="a.db", **options):
-            connection = DRIVERS[request.param][0](tmp_path / name, **options)
+            connection = CLASSES[request.param](tmp_path / name, **options)
             stack.callback(connection.close)
             return connection
 
@@ -156,10 +156,10 @@ def test_length_of_the_log_is_known_as_it_grows_and_starts_anew(opened, tmp_path
 
 def test_without_apsw_the_standard_module_is_used():
     program = "from dsfast.services.storage import sqlite_driver as d; print(d.driver.__name__, d.warning())"
-    for driver, (connection, _) in DRIVERS.items():
+    for driver, connection in CLASSES.items():
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env=child_environment(driver),
+            env=environment(driver),
             capture_output=True,
             text=True,
             check=True,
@@ -177,10 +177,10 @@ def test_without_apsw_the_standard_module_is_used():
         ((3, 51, 3), False), ((3, 54, 1), False),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", CLASSES)
 def test_warning_for_libraries_that_can_damage_files(monkeypatch, driver, version, affected):
-    monkeypatch.setattr(sqlite_driver, "driver", DRIVERS[driver][0])
-    monkeypatch.setattr(DRIVERS[driver][0], "version", version)
+    monkeypatch.setattr(sqlite_driver, "driver", CLASSES[driver])
+    monkeypatch.setattr(CLASSES[driver], "version", version)
     text = sqlite_driver.warning()
     assert (text is not None) == affected
     if text is not None:
@@ -201,7 +201,7 @@ async def test_server_without_apsw_stores_and_warns(tmp_path):
         sys.executable,
         *command,
         cwd=ROOT,
-        env=child_environment("sqlite3"),
+        env=environment("sqlite3"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

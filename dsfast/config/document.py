@@ -32,8 +32,8 @@ them wins, are the subject of [operations.md](operations.md#configuration); the 
 - An unknown key or a value that does not fit stops the start; all problems are listed, each with its place
   and, where one is close, a suggestion. "advised" marks bounds that only cause a warning, because
   deepstream.io never enforced them.
-- A section with a `type` chooses a built-in implementation; the [last section](#a-plugin-of-your-own) says how
-  to choose another one. `name` with the name of a built-in type means the same as `type`.
+- A section with a `type` chooses a built-in implementation; the [last section](#a-plugin-of-your-own) says
+  how to choose another one. `name` with the name of a built-in type means the same as `type`.
 - `server.set("rpc.ackTimeout", 500)` changes a value at run time.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -306,6 +305,8 @@ def _same(value: Any) -> Any:
 
 def suggestion(given: str, allowed: Iterable[Any]) -> str:
     """`` Did you mean x?`` if something similar is allowed, else nothing."""
+    import difflib  # noqa: PLC0415 - only for those who made a mistake
+
     plain = {str(name).lower(): str(name) for name in allowed}
     close = difflib.get_close_matches(given.replace("_", "").lower(), plain, n=1)
     return f". Did you mean {plain[close[0]]}?" if close else ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dsfast.config import Config
     from dsfast.services import Services
 
-__all__ = ["KINDS", "ContractError", "build", "missing_methods", "register_plugin"]
+__all__ = ["KINDS", "ContractError", "PluginLoadError", "build", "missing_methods", "register_plugin"]
 
 KINDS: dict[str, type[Plugin]] = {
     "logger": Logger,
@@ -63,6 +63,13 @@ _registered: dict[str, type[Plugin]] = {}
 
 class ContractError(Exception):
     """A plugin cannot be used: it lacks a method, or there is no such plugin."""
+
+
+class PluginLoadError(Exception):
+    """There is no such plugin, or its code cannot be loaded.
+
+    The text is one line for people; the cause of the exception is that of the plugin's own code.
+    """
 
 
 def register_plugin(name: str, plugin_class: type[Plugin]) -> None:

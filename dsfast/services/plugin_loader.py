@@ -17,21 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from dsfast.config.files import resolve_path
 from dsfast.plugin import Plugin
+from dsfast.services.factory import PluginLoadError
 
 if TYPE_CHECKING:
     from dsfast.config import Config
 
-__all__ = ["PluginLoadError", "class_by_name", "class_by_path", "entry_point_group"]
+__all__ = ["class_by_name", "class_by_path", "entry_point_group"]
 
 _CLASS = re.compile(r"(?P<path>.+):(?P<name>[A-Za-z_]\w*)")
 _JAVASCRIPT = (".js", ".cjs", ".mjs", ".ts", ".cts", ".mts", ".jsx", ".tsx")
-
-
-class PluginLoadError(Exception):
-    """There is no such plugin, or its code cannot be loaded.
-
-    The text is one line for people; the cause of the exception is that of the plugin's own code.
-    """
 
 
 def entry_point_group(kind: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,17 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
                 raise _FaultError(entry, fault)
             return result
         return AuthResult(False)
+
+    def warn_if_readable(self, is_readable: Callable[[str], bool]) -> None:
+        """Let the entries whose users are records warn if clients may read them.
+
+        For the permission service, at its start and when its rules have changed; see
+        :meth:`StorageAuthentication.warn_if_readable`.
+        """
+        for entry in self.entries:
+            warn = getattr(entry, "warn_if_readable", None)
+            if warn is not None:
+                warn(is_readable)
 
     def on_client_disconnect(self, user_id: str) -> None:
         """Tell all entries; a failing one is logged."""

@@ -177,7 +177,7 @@ class StorageAuthentication(PasswordAuthentication):
         return writer
 
     def _failed(self, what: str, error: Exception) -> AuthResult:
-        self._faults.error("storage", "AUTH_ERROR", f"Error {what}: {error or type(error).__name__}")
+        self._faults.error("storage", "AUTH_ERROR", f"Error {what}: {str(error) or type(error).__name__}")
         return _refused(f"Error {what}")
 
 

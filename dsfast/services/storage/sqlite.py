@@ -304,7 +304,7 @@ class _Writer(_Thread):
         except BaseException as error:
             self._close_connection()
             self.storage._lock.release()
-            self.post(_resolve, self._ready, error)
+            self.post(_resolve, self._ready, self._start_error(error))
             return
         self.post(_resolve, self._ready, None)
         running = True
@@ -315,6 +315,14 @@ class _Writer(_Thread):
                 self.post(self._deliver, outcomes)
             self._housekeeping()
         self._finish()
+
+    def _start_error(self, error: BaseException) -> BaseException:
+        """What to tell whoever waits for the start."""
+        if not isinstance(error, SqliteError):
+            return error
+        if is_file_damage(error):
+            return StorageError(self.storage._damage_message(str(error)))
+        return StorageError(f"cannot use {self.storage.path}: {error}")
 
     def _open(self) -> None:
         storage = self.storage

@@ -9,6 +9,8 @@ from dsfast.services.cache.memory import MemoryCache
 from dsfast.services.storage.sqlite import SqliteStorage
 from dsfast.testing import CacheConformance, FaultProxy, StorageConformance, started
 
+loops = ["asyncio", "uvloop"]
+
 
 class DictCache(Cache):
     description = "dict"

@@ -55,7 +55,7 @@ class FaultProxy:
         """Reset every open connection; new ones are accepted."""
         for writer in self._writers:
             sock = writer.get_extra_info("socket")
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
+            if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 

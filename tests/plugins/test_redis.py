@@ -23,6 +23,7 @@ from tests.plugins.servers import RedisProcess, free_port, program
 from tests.record_client import GatedStorage, R, RecordClient
 from tests.wire import serve
 
+loops = ["uvloop"]  # as the server
 PATIENCE = 20
 
 

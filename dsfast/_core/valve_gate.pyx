@@ -358,7 +358,7 @@ cdef class Run:
     cdef bytes user_id
     cdef bytes key
     cdef Message message
-    cdef bint uses_record           # the rule needs the present state of the record itself
+    cdef readonly bint uses_record  # the rule needs the present state of the record itself
     cdef bint merges                # its `data` is that state with the message's change
 
     def __init__(self, Binding binding not None, user_id, user_data, Message message not None):
@@ -373,8 +373,25 @@ cdef class Run:
         self.uses_record = message.topic == T_RECORD and (self.merges or rule.uses_old_data)
         self.scope = RunScope()
 
-    def attempt(self, dict known not None):
+    @property
+    def data(self):
+        """What the last attempt gave the rule as `data`."""
+        return self.scope.data
+
+    @property
+    def old_data(self):
+        """What the last attempt gave the rule as `oldData`."""
+        return self.scope.old_data
+
+    def value(self):
+        """What the rule evaluates to with what the last attempt gave it; UNDEFINED for undefined."""
+        self.scope.variable_count = len(self.binding.values)
+        return self.binding.rule.value(self.scope)
+
+    def attempt(self, dict known not None, double now=-1):
         """Evaluate with the records known so far (name → data, None: no such record).
+
+        `now`, in ms since 1970, is what the rule sees as such; without it the clock is asked.
 
         Returns the decision and the set of names that are still to be loaded; while there are any, the decision
         means nothing. Raises RuleError if the rule fails.
@@ -389,7 +406,7 @@ cdef class Run:
         scope.user_id.n = PyBytes_GET_SIZE(self.user_id)
         scope.user_data = self.user_data
         scope.action = message.action
-        scope.now = epoch_ms()
+        scope.now = epoch_ms() if now < 0 else now
         scope.has_name = self.key is not None
         if scope.has_name:
             scope.name.p = PyBytes_AS_STRING(self.key)
@@ -402,7 +419,7 @@ cdef class Run:
             scope.old_data = known[name]
         try:
             if self.binding.rule.uses_data:
-                scope.data = self.data(known)
+                scope.data = self.payload(known)
             verdict = self.binding.rule.evaluate(scope) == 1
         except RuleError:
             # With something unknown an error means no more than a value does.
@@ -410,7 +427,7 @@ cdef class Run:
                 raise
         return verdict, scope.missing
 
-    cdef object data(self, dict known):
+    cdef object payload(self, dict known):
         cdef Message message = self.message
         cdef Rule rule = self.binding.rule
         cdef bint write = message.topic == T_RECORD and rule_of(T_RECORD, message.action) == RECORD_WRITE

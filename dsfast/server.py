@@ -297,12 +297,13 @@ class Server:
             "storage": services.storage,
             "cache": services.cache,
             "permission": services.permission,
+            "http service": services.http_service,
             "telemetry": services.telemetry,
             "monitoring": services.monitoring,
             "authentication": services.authentication,
         }
         for name, plugin in started.items():
-            if name != "storage":
+            if name not in ("storage", "http service"):
                 self._ordinary_services.parts.append(_Part(name, plugin.close))
         await _all([self._make_ready(name, plugin) for name, plugin in started.items()])
         services.storage_writer = self._build_storage_writer()
@@ -324,6 +325,9 @@ class Server:
             for section in config.connection_endpoints
             if not is_pending(f"/connectionEndpoints/*/{section.get('type')}")
         ]
+        from dsfast.services.http_service import HttpService  # noqa: PLC0415 - loads the compiled core
+
+        services.http_service = HttpService(config.http, services, config)
         services.telemetry = self._build("telemetry", config.telemetry)
         for name, section in config.plugins.items():
             if not is_pending(f"/plugins/*/{section.get('type')}"):
@@ -357,9 +361,16 @@ class Server:
 
     async def _start_endpoints(self) -> None:
         self._enter(State.CONNECTION_ENDPOINT_INIT, "plugins-started")
+        http = self._services.http_service
+        http.open(self._services.message_distributor)
+        self._endpoints.parts.append(_Part("http service", http.close))
         for endpoint in self._services.connection_endpoints:
             self._endpoints.parts.append(_Part("connection endpoint", endpoint.close))
             await self._make_ready("connection endpoint", endpoint)
+        try:
+            await http.listen()
+        except OSError as error:
+            raise StartError(self._listen_error(error)) from error
 
     async def _shut_down_once(self) -> None:
         # A task of its own: whoever waits for it may be cancelled, the shutdown goes on.
@@ -367,7 +378,8 @@ class Server:
         await asyncio.shield(self._stopping)
 
     async def _shut_down(self) -> None:
-        for endpoint in self._services.connection_endpoints:
+        http = getattr(self._services, "http_service", None)
+        for endpoint in [*([http] if http else []), *self._services.connection_endpoints]:
             try:
                 endpoint.stop_accepting()
             except Exception as error:
@@ -527,9 +539,7 @@ class Server:
     def _announce(self) -> None:
         logger, config, services = self._services.logger, self._config, self._services
         http = config.http
-        listening = [
-            address for endpoint in services.connection_endpoints for address in endpoint.addresses
-        ] or [(http.host, http.port)]
+        listening = services.http_service.addresses or [(http.host, http.port)]
         for host, port in listening:
             logger.info("INFO", f"Listening for http connections on {_address(host, port)}")
         logger.info("INFO", f"Listening for health checks on path {http.health_check_path}")

@@ -158,6 +158,15 @@ cdef class Endpoint:
         """Protocol factory for create_server."""
         return Connection(self)
 
+    def join(self, Endpoint port not None):
+        """Take the connections that ask for ``url_path`` on the port of another endpoint, which goes on keeping them."""
+        if port.paths is None:
+            port.paths = {}
+        if self.url_path in port.paths:
+            raise ValueError(f"there is an endpoint with the path {self.url_path.decode()} already")
+        port.paths[self.url_path] = self
+        self.connections = port.connections
+
     def close_connections(self, int code, int limit):
         """Begin to close up to ``limit`` connections; returns how many are still there."""
         cdef Connection c
@@ -1010,14 +1019,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         return self.begin()
 
     cdef int move(self, Endpoint endpoint) except -1:
-        """From the port to the endpoint whose path was asked for."""
-        cdef Endpoint old = self.endpoint
-        endpoint.connections.add(self)
-        endpoint.accepted += 1
+        """From the port to the endpoint whose path was asked for; both keep their connections in one set."""
         self.endpoint = endpoint
-        old.connections.discard(self)
-        if not old.connections:
-            old.owner.on_empty()
+        endpoint.accepted += 1
         return 0
 
     cdef int send_raw(self, bytes data) except -1:

@@ -1,15 +1,12 @@
-"""The ws-binary endpoint: the port, logins, and what is logged about connections (connection-and-auth.md)."""
+"""The websocket endpoints: logins, and what is logged about connections (connection-and-auth.md)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dsfast._core.connection import Connection, Endpoint
-from dsfast.endpoints.http import HttpResponse, HttpRoutes, Request
+from dsfast._core.connection import Connection, Endpoint, Protocol
 from dsfast.plugin import ConnectionEndpoint, ConnectionListener, PluginError
 from dsfast.services.authentication import OpenAuthentication
 from dsfast.services.logger import FloodGuard
@@ -20,20 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocketEndpoint"]
 
-BACKLOG = 4096
-CLOSE_SLICE = 500
-"""Connections closed in one turn of the loop, so that a shutdown does not stall those still being served."""
-GOING_AWAY = 1001
-
 
 class WebSocketEndpoint(ConnectionEndpoint):
-    """Serves the binary protocol, and plain HTTP beside it, on one port.
+    """Serves clients of the binary protocol, on a path of the port.
 
     The connections are those of the core; this class makes the decisions that are rare enough for Python.
+    Subclasses serve other protocols: they name theirs.
     """
 
     description = "ws-binary"
     options: WebSocketOptions
+    protocol: type[Protocol] | None = None
+    """The protocol in the core; None is the binary one."""
 
     def init(self) -> None:
         """Set up the core's part from the options."""
@@ -41,14 +36,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         router = services.message_distributor
         self._presence = router.presence
         self._guard = FloodGuard(services.logger)
-        self._server: asyncio.Server | None = None
-        self._empty = asyncio.Event()
         self._logins: set[asyncio.Task[None]] = set()
-        self._routes = HttpRoutes(
-            self.config.http.health_check_path,
-            self._trouble,
-            self.config.http.allow_all_origins,
-        )
         self._listeners = [
             plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
         ]
@@ -57,92 +45,45 @@ class WebSocketEndpoint(ConnectionEndpoint):
         self.max_names = options.max_names_per_message
         opened = OpenAuthentication.user_id if getattr(services.authentication, "is_open", False) else None
         core = Endpoint(router.hub, router.wheel, router, self, open_user_id=opened)
-        core.url_path = options.url_path.encode()
         core.max_message_size = options.max_message_size
-        core.max_body_size = self.config.http.max_message_size
         core.heartbeat_interval = options.heartbeat_interval
         core.unauthenticated_timeout = options.unauthenticated_client_timeout or 0
         core.max_auth_attempts = options.max_auth_attempts
         core.max_bad_messages = options.max_bad_messages
+        if self.protocol is not None:
+            core.protocol = router.protocol(self.protocol)
         self.core = core
-
-    async def when_ready(self) -> None:
-        """Open the port."""
-        http = self.config.http
-        if not http.allow_all_origins and not http.origins:
-            raise PluginError("HTTP allowAllOrigins set to false but no origins provided")
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self.core.make, http.host, http.port, backlog=BACKLOG)
-        for listening in self._server.sockets:
-            _accept_when_data_came(listening.fileno())
+        self._http = services.http_service
+        try:
+            self._http.register_websocket_endpoint(options.url_path, self)
+        except ValueError as error:
+            raise PluginError(str(error)) from None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Addresses and ports that are listened on; empty before the start and after the stop."""
-        if self._server is None:
-            return []
-        return [sock.getsockname()[:2] for sock in self._server.sockets]
-
-    def stop_accepting(self) -> None:
-        """Refuse new clients from now on."""
-        server = getattr(self, "_server", None)
-        if server is not None:
-            server.close()
+        """Those of the port."""
+        return self._http.addresses
 
     async def close(self) -> None:
-        """Send everybody what is queued for them and a close frame, and wait until they are gone.
-
-        Those that have not gone after two seconds are cut off.
-        """
-        self.stop_accepting()
-        core: Endpoint | None = getattr(self, "core", None)
-        if core is None:
-            return
-        for task in self._logins:
+        """Drop the logins that are being decided; the port ends the connections."""
+        for task in getattr(self, "_logins", ()):
             task.cancel()
-        try:
-            while core.open_connections():
-                core.close_connections(GOING_AWAY, CLOSE_SLICE)
-                await asyncio.sleep(0)
-            while core.connections:
-                self._empty.clear()
-                await self._empty.wait()
-        finally:
-            core.abort_connections()
+        if hasattr(self, "_guard"):
             self._guard.close()
-
-    def _trouble(self) -> tuple[int, bytes] | None:
-        """What the health check has to say: nothing while all is well (storages.md section 10.5).
-
-        A storage whose writes are being retried makes it ``degraded``, with status 200, since clients are
-        served; one that has given up makes it ``unhealthy``, with status 503.
-        """
-        if not getattr(self.services.storage, "healthy", True):
-            return 503, b'{"status":"unhealthy"}'
-        writer = self.services.storage_writer
-        return (200, b'{"status":"degraded"}') if writer is not None and writer.degraded else None
 
     def on_empty(self) -> None:
         """The last connection is gone."""
-        self._empty.set()
+        self._http.on_empty()
 
     # --- called by the core
 
-    def on_http(self, connection: Connection, request: Request) -> HttpResponse:
-        """Answer a request that is no upgrade."""
-        return self._routes.answer(request)
-
     def origin_allowed(self, headers: Mapping[str, str]) -> bool:
-        """Whether a page of this origin may open a websocket (protocol-binary.md section 1).
-
-        Browsers send cookies with an upgrade whatever page asks for it, so the rules of HTTP hold here too.
-        """
-        http = self.config.http
-        return http.allow_all_origins or (headers.get("origin") or headers.get("referer")) in http.origins
+        """Whether a page of this origin may open a websocket."""
+        return self._http.origin_allowed(headers)
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
-        """Address of a client: that of its socket, nobody else is trusted about it."""
-        return peer
+        """Address of a client."""
+        return self._http.remote_address(headers, peer)
 
     def authenticate(self, connection: Connection, auth_data: Any) -> None:
         """Ask the authentication service; the connection is told when it has decided."""
@@ -269,16 +210,3 @@ class WebSocketEndpoint(ConnectionEndpoint):
             f"{connection.user_id}: {waiting} bytes were waiting, "
             f"maxOutgoingBytes is {self.options.max_outgoing_bytes}",
         )
-
-
-def _accept_when_data_came(fd: int) -> None:
-    """Let the kernel hold new connections back until their first bytes are there, where it can.
-
-    All clients speak first here. A login then costs one wake-up less (a quarter more logins per second), and
-    a client that says nothing costs no connection for the first second.
-    """
-    if hasattr(socket, "TCP_DEFER_ACCEPT"):
-        # The option belongs to the listening socket, not to this name of it; a Unix socket does not have it.
-        with socket.socket(fileno=os.dup(fd)) as listening:
-            if listening.family in (socket.AF_INET, socket.AF_INET6):
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

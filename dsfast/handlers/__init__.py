@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dsfast._core.connection import Protocol
 from dsfast._core.events import EventHandler
 from dsfast._core.fanout import Hub, Registry
 from dsfast._core.protocol import EventAction, PresenceAction, RecordAction, RpcAction, Topic
@@ -49,8 +51,16 @@ class MessageRouter(Router):
         self.record_handler = record if isinstance(record, RecordHandler) else None
         self.revalidation = revalidation
         self._listens = listens
+        self._protocols: dict[Callable[[int], Protocol], Protocol] = {}
         if gate is not None:
             gate.router = self
+
+    def protocol(self, kind: Callable[[int], Protocol]) -> Protocol:
+        """The protocol of that class, made at the first call; all its endpoints share it."""
+        if kind not in self._protocols:
+            self._protocols[kind] = kind(len(self._protocols) + 1)
+            self.hub.add_codec(self._protocols[kind])
+        return self._protocols[kind]
 
     async def close(self) -> None:
         """Let what has been accepted come to its end, then stop all timers."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Storage,
     )
     from dsfast.services.authentication.hash_pool import HashPool
+    from dsfast.services.http_service import HttpService
     from dsfast.services.storage.write_behind import WriteBehind
 
 __all__ = ["Services"]
@@ -37,6 +38,7 @@ class Services:
     authentication: Authentication
     permission: Permission
     telemetry: Plugin
+    http_service: HttpService
     message_distributor: Any
     """The router; exists from the handler phase of the start on."""
 

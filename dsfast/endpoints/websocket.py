@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsfast._core.connection import Connection, Endpoint
 from dsfast.endpoints.http import HttpResponse, HttpRoutes, Request
+from dsfast.endpoints.proxies import Proxies
 from dsfast.plugin import ConnectionEndpoint, ConnectionListener, PluginError
 from dsfast.services.authentication import OpenAuthentication
 from dsfast.services.logger import FloodGuard
@@ -40,6 +41,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         services, options = self.services, self.options
         router = services.message_distributor
         self._presence = router.presence
+        self._proxies = Proxies(self.config.http.trusted_proxies, self._log_unknown_proxy)
         self._guard = FloodGuard(services.logger)
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
@@ -141,8 +143,8 @@ class WebSocketEndpoint(ConnectionEndpoint):
         return http.allow_all_origins or (headers.get("origin") or headers.get("referer")) in http.origins
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
-        """Address of a client: that of its socket, nobody else is trusted about it."""
-        return peer
+        """Address of a client: that of its socket, or what a trusted proxy says (``trustedProxies``)."""
+        return self._proxies.client(headers, peer)
 
     def authenticate(self, connection: Connection, auth_data: Any) -> None:
         """Ask the authentication service; the connection is told when it has decided."""
@@ -211,6 +213,11 @@ class WebSocketEndpoint(ConnectionEndpoint):
             data = connection.handshake_data
             referer = data["referer"] or "undefined"
             self.logger.info("INCOMING_CONNECTION", f"from {referer} ({data['remoteAddress']})")
+
+    def _log_unknown_proxy(self, peer: str) -> None:
+        """A proxy on this machine forwards clients that cannot be told apart."""
+        text = f"{peer} forwards clients, but httpServer.options.trustedProxies does not have it"
+        self.logger.warn("INVALID_CONFIG_DATA", f"{text}, so they all have its address")
 
     def log_limited(self, connection: Connection, event: str, text: str) -> None:
         """A message made no sense; a client can send many of them."""

@@ -161,8 +161,8 @@ class AuthResult:
 
     ``client_data`` UNSET means that the field is absent from the answer to the client, None that it is JSON
     null. An empty ``id`` of a valid result becomes the user id ``OPEN`` (connection-and-auth.md section 2).
-    ``token`` is handed out by the HTTP login endpoint. ``expires`` (seconds since 1970) ends the connection at
-    that time, unless the client has logged in again on it with a later one (docs/authentication.md).
+    ``token`` is handed out by the HTTP login endpoint. ``expires`` (seconds since 1970) ends the connection
+    at that time, unless the client has logged in again on it with a later one (docs/authentication.md).
     """
 
     is_valid: bool

@@ -327,7 +327,7 @@ class Server:
         ]
         from dsfast.services.http_service import HttpService  # noqa: PLC0415 - loads the compiled core
 
-        services.http_service = HttpService(config.http, services, config)
+        services.http_service = HttpService({}, services, config)
         services.telemetry = self._build("telemetry", config.telemetry)
         for name, section in config.plugins.items():
             if not is_pending(f"/plugins/*/{section.get('type')}"):

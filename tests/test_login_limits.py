@@ -2,7 +2,6 @@
 
 import pytest
 from auth_kit import HANDSHAKE, Login
-from wire import AUTH_SUCCESSFUL, AUTH_UNSUCCESSFUL, auth_request, serve
 
 from dsfast.plugin import Authentication, AuthResult
 from dsfast.services.authentication.combiner import TOO_MANY_FAILED

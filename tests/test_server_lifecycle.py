@@ -25,7 +25,7 @@ from dsfast.plugin import (
     Storage,
 )
 from dsfast.server import State, StateError
-from dsfast.services import factory
+from dsfast.services import factory, http_service
 from dsfast.services.authentication import AuthenticationCombiner
 from dsfast.services.monitoring import CombinedMonitoring
 
@@ -133,7 +133,24 @@ class FakeEndpoint(Noted, ConnectionEndpoint):
         journal.note("endpoint stop accepting")
 
 
+class FakeHttpService(Plugin):
+    """Opens no port."""
+
+    description = "http"
+    addresses = ()
+
+    def open(self, router):
+        pass
+
+    async def listen(self):
+        pass
+
+    def stop_accepting(self):
+        pass
+
+
 class FakeRouter:
+    revalidation = None
     record_handler = "record handler"
 
     def __init__(self, services, config):
@@ -159,6 +176,7 @@ def fakes(monkeypatch):
     endpoint = ("connection_endpoint", "ws-binary")
     monkeypatch.setitem(factory._BUILT_IN, endpoint, f"{__name__}:FakeEndpoint")
     monkeypatch.setattr(dsfast.handlers, "create_router", FakeRouter, raising=False)
+    monkeypatch.setattr(http_service, "HttpService", FakeHttpService)
 
 
 def make_server(config=None):

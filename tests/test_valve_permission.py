@@ -1,4 +1,4 @@
-"""The permission service of rule files, asked directly: every vector, waiting for records, limits, reloading."""
+"""The permission service of rule files, asked directly: every vector, and waiting for records."""
 
 import asyncio
 import json
@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from dsfast import Server
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
 from dsfast.config import load
 from dsfast.plugin import PluginError
-from dsfast.services.permission.rules import RuleFileError, default_permissions
 from dsfast.services.permission.valve import ValvePermission
 
 CASES = json.loads((Path(__file__).parent / "vectors" / "valve-rules.json").read_text())
@@ -49,7 +47,7 @@ class Records:
 class Services:
     """As much of a server as the permission service needs."""
 
-    class logger:  # noqa: N801 - stands for an attribute
+    class logger:
         lines: list[tuple[str, str]] = []
 
         @classmethod

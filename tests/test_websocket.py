@@ -641,7 +641,7 @@ async def test_a_head_over_the_limit_is_answered_431(how):
 
 async def test_a_head_that_does_not_come_to_its_end_is_cut_off():
     async with serve() as s:
-        s.endpoint.core.head_timeout = 100
+        s.services.http_service.core.head_timeout = 100
         silent, slow = await s.connect(), await s.connect()
         slow.write(b"GET / HTTP/1.1\r\n")
         await asyncio.gather(silent.ended(), slow.ended())
@@ -649,7 +649,7 @@ async def test_a_head_that_does_not_come_to_its_end_is_cut_off():
 
 async def test_a_kept_connection_without_a_request_is_cut_off():
     async with serve() as s:
-        s.endpoint.core.head_timeout = 200
+        s.services.http_service.core.head_timeout = 200
         client = await s.connect()
         client.write(get("/health-check"))
         assert (await client.response()).status == 200

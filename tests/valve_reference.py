@@ -1,7 +1,7 @@
 """A second, slow implementation of the rule language, for comparison: spec/valve.md written down in Python.
 
 It has its own lexer, parser and values. A string is a str with one character per UTF-16 code unit; undefined
-is `UNDEF`, null None, a number a float, an array an `Array`, an object a `dict` in an `Object`. What it cannot
+is `UNDEF`, null None, a number a float, an array an `Array`, an object an `Object`. What it cannot
 read is `Invalid`; it reads a little more than there is.
 """
 

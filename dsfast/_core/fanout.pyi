@@ -5,6 +5,12 @@ from typing import Any, Protocol
 
 from dsfast._core.protocol import Message
 
+class Codec:
+    """How the messages of one protocol look on the wire; ``number`` is 1 to 31."""
+
+    number: int
+    def __init__(self, number: int) -> None: ...
+
 class Peer:
     """The sending half of a connection."""
 
@@ -36,6 +42,7 @@ class Hub:
         max_outgoing_bytes: int = 8388608,
         conflate: bool = False,
     ) -> None: ...
+    def add_codec(self, codec: Codec) -> None: ...
     def flush_now(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
 

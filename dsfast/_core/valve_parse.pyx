@@ -424,7 +424,7 @@ cdef class Parser:
         cdef Token token = self.token
         if token.kind == END:
             return self.error("Unexpected end of input")
-        if token.kind == NAME:
+        if token.kind == NAME and token.value not in ("in", "typeof", "void"):
             if token.value in RESERVED:
                 return self.error(f"unsupported {token.value}")
             return self.error(f"Unexpected identifier '{token.value}'")

@@ -55,9 +55,6 @@ def pending_in(config: Section) -> Iterator[tuple[str, str, bool]]:
             for pointer, value in _reach(config, keys, ""):
                 if _is(value, wanted):
                     yield pointer, text, refused
-    endpoints = _reach(config, ["connectionEndpoints", "*"], "")
-    for pointer, _ in [endpoint for endpoint in endpoints if _is(endpoint[1], "ws-binary")][1:]:
-        yield pointer, "there can be only one endpoint for binary websockets yet", True
 
 
 def _reach(value: Any, keys: list[str], pointer: str) -> Iterator[tuple[str, Any]]:

@@ -146,8 +146,12 @@ def parse_yaml(text: str) -> Document:
         words = f"{error.context} {error.problem}" if error.context else str(error.problem)
         raise SyntaxProblem(words + where, mark.line + 1 if mark else 0) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise SyntaxProblem(f"the character #x{ord(error.character):04x} is not allowed", line) from None
+        # libyaml counts bytes and gives a number, the parser in Python characters.
+        is_byte = isinstance(error.character, int)
+        code = error.character if is_byte else ord(error.character)
+        before = text.encode()[: error.position] if is_byte else text[: error.position].encode()
+        line = before.count(b"\n") + 1
+        raise SyntaxProblem(f"the character #x{code:04x} is not allowed", line) from None
     except UnicodeEncodeError:
         raise SyntaxProblem("not valid Unicode") from None
 

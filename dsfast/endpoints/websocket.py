@@ -65,10 +65,11 @@ class WebSocketEndpoint(ConnectionEndpoint):
         return self._http.addresses
 
     async def close(self) -> None:
-        """Drop the logins that are being decided; the port ends the connections."""
+        """Drop the logins that are being decided, and wait until the port has ended its connections."""
         for task in getattr(self, "_logins", ()):
             task.cancel()
-        if hasattr(self, "_guard"):
+        if hasattr(self, "_http"):
+            await self._http.close()
             self._guard.close()
 
     def on_empty(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from dsfast._core.connection import Connection, Endpoint
 from dsfast.endpoints.listener import Listener
@@ -21,9 +21,6 @@ from dsfast.services.http_service.routes import (
     text_answer,
 )
 from dsfast.services.logger import FloodGuard
-
-if TYPE_CHECKING:
-    from dsfast.config.schema import HttpServerOptions
 
 __all__ = ["HttpService"]
 
@@ -43,7 +40,6 @@ class HttpService(Plugin):
     """
 
     description = "HTTP and websockets on one port"
-    options: HttpServerOptions
     core: Endpoint
     max_names = 0
 
@@ -56,6 +52,7 @@ class HttpService(Plugin):
         self._proxies = Proxies(options.trusted_proxies, self._unknown_proxy)
         self._routes = Routes()
         self._requests: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Future[None] | None = None
         self.register_get_path_prefix(options.health_check_path, self._health)
 
     def open(self, router: Any) -> None:
@@ -77,7 +74,7 @@ class HttpService(Plugin):
         self._routes.add("GET", prefix, handler)
 
     def register_websocket_endpoint(self, path: str, endpoint: WebSocketOwner) -> None:
-        """Hand the websockets that ask for exactly ``path`` to an endpoint. Raises ValueError if it is taken."""
+        """Hand the websockets that ask for ``path`` to an endpoint. Raises ValueError if it is taken."""
         endpoint.core.url_path = path.encode()
         endpoint.core.join(self.core)
 
@@ -87,7 +84,9 @@ class HttpService(Plugin):
         Browsers send cookies with an upgrade whatever page asks for it, so the rules of HTTP hold here too.
         """
         options = self.config.http
-        return options.allow_all_origins or (headers.get("origin") or headers.get("referer")) in options.origins
+        return (
+            options.allow_all_origins or (headers.get("origin") or headers.get("referer")) in options.origins
+        )
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
         """Address of a client, behind trusted proxies too."""
@@ -112,12 +111,19 @@ class HttpService(Plugin):
             self._listener.stop_accepting()
 
     async def close(self) -> None:
-        """End all connections of the port, those of the websocket endpoints too."""
-        for task in self._requests if hasattr(self, "_requests") else ():
+        """End all connections of the port, those of the websocket endpoints too; idempotent."""
+        if not hasattr(self, "_listener"):
+            return
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for task in self._requests:
             task.cancel()
-        if hasattr(self, "_listener"):
+        try:
             await self._listener.close()
-        if hasattr(self, "_guard"):
+        finally:
             self._guard.close()
 
     # --- called by the core
@@ -190,6 +196,6 @@ class HttpService(Plugin):
     def _unknown_proxy(self, address: str) -> None:
         self.logger.warn(
             "INVALID_CONFIG_DATA",
-            f"{address} forwards connections of others but is not in httpServer.options.trustedProxies: "
-            "all its clients count as one address",
+            f"{address} forwards clients, but httpServer.options.trustedProxies does not have it, "
+            "so they all have its address",
         )

@@ -73,16 +73,12 @@ class Routes:
 
     def find(self, method: str, path: str) -> Callable[..., Any] | None:
         """The handler of a path (without its query)."""
-        handlers = self._handlers.get(method)
-        while handlers:
-            if path in handlers:
-                return handlers[path]
-            if not path:
-                break
-            path = path[: path.rstrip("/").rfind("/") + 1] if path.endswith("/") else path[: path.rfind("/") + 1]
-            if path[:-1] in handlers:
-                return handlers[path[:-1]]
-        return None
+        handlers = self._handlers.get(method, {})
+        while path not in handlers:
+            path, slash, _ = path.rpartition("/")
+            if not slash:
+                return None
+        return handlers[path]
 
 
 def answer_of(result: Any) -> HttpResponse | Awaitable[HttpResponse]:

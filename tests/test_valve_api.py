@@ -107,7 +107,8 @@ def test_a_decision_gives_its_reasons():
     assert decision.less_specific == [("doc/*", "false")]
     assert str(decision).splitlines() == [
         'record.write "doc/7" by user "ann": allow',
-        """  path "doc/$id" in section record, write: _('door').open && data.bid > oldData.bid && user.id !== $id""",
+        '  path "doc/$id" in section record, write: '
+        "_('door').open && data.bid > oldData.bid && user.id !== $id",
         '  $id = "7"',
         '  user.id = "ann"',
         '  user.data = {"x": 1}',
@@ -259,7 +260,7 @@ def test_a_case_that_fails_gives_the_reasons(folder):
     (folder / "cases.yml").write_text((CASES % "allow").replace("error: null}", "error: no such}"))
     cases = read_cases(folder / "cases.yml")
     with pytest.raises(
-        AssertionError, match='expected allow, but\n  record.read "shut" by user "bob": error'
+        AssertionError, match=r'expected allow, but\n  record.read "shut" by user "bob": error'
     ):
         cases[1].check()
     with pytest.raises(AssertionError, match="expected an error with 'no such'"):

@@ -93,7 +93,8 @@ class Decision:
         name = "" if self.name is None else f" {_text(self.name)}"
         lines = [f"{self.action}{name} by user {_text(self.user_id)}: {self.outcome}"]
         if self.path is not None:
-            lines.append(f'path "{self.path}" in section {self.section}, {self.rule_type}: {self.rule}')
+            rule = str(self.rule).strip().replace("\n", "\n    ")
+            lines.append(f'path "{self.path}" in section {self.section}, {self.rule_type}: {rule}')
         elif self.error is None:
             lines.append(f"no path in section {self.section} with a rule for {self.rule_type} matches")
         lines += [f"{name} = {_text(value)}" for name, value in self.inputs.items()]

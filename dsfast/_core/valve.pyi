@@ -47,6 +47,10 @@ class Rule:
     uses_now: bool
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names in it: of inputs, of path variables with their $, and unknown ones."""
+
+    @property
     def regexps(self) -> tuple[Regexp, ...]:
         """The compiled regular expressions among its literals."""
 

@@ -20,6 +20,7 @@ _COMMANDS = {
     "init": "dsfast.cli.init:init",
     "check": "dsfast.cli.check:check",
     "config": "dsfast.cli.config:config",
+    "valve": "dsfast.cli.valve:valve",
     "hash": "dsfast.cli.hash:hash_",
     "service": "dsfast.cli.service:service",
     "nginx": "dsfast.cli.nginx:nginx",

@@ -51,10 +51,10 @@ def check_certificate(given: Mapping[str, Any], directory: Path | None) -> str |
             # With a text as passphrase OpenSSL never asks for one on the terminal.
             server.load_cert_chain(cert, key, str(given.get("passphrase") or ""))
         except ssl.SSLError as error:
-            raise TlsProblem(_reason(error)) from None
+            raise TlsProblem(_why_not(error, _read(cert), _read(key))) from None
         for name in ("ca", "dhParams"):
             _load_other(server, name, _file(given, name, directory, stack))
-        return _warning(_shake_hands(server, Path(cert).read_text("utf-8", "replace")))
+        return _warning(_shake_hands(server, _read(cert)))
 
 
 def _file(given: Mapping[str, Any], name: str, directory: Path | None, stack: ExitStack) -> str | None:
@@ -117,9 +117,22 @@ def _warning(certificate: Mapping[str, Any]) -> str | None:
     return f"the certificate ends on {end}"
 
 
-def _reason(error: ssl.SSLError) -> str:
+def _read(path: str) -> str:
+    return Path(path).read_text("utf-8", "replace")
+
+
+def _why_not(error: ssl.SSLError, cert: str, key: str) -> str:
+    """Why a chain and its key cannot be loaded; OpenSSL mostly does not tell."""
+    if "-----BEGIN CERTIFICATE-----" not in cert:
+        return "cert holds no certificate in PEM format"
+    if "PRIVATE KEY-----" not in key:
+        return "key holds no private key in PEM format"
     if error.reason == "KEY_VALUES_MISMATCH":
         return "the key does not belong to the certificate"
-    if error.reason in ("BAD_DECRYPT", "BAD_PASSWORD_READ"):
+    if "ENCRYPTED" in key:
         return "the passphrase of the key is missing or wrong"
-    return (error.reason or "no PEM file that can be used").lower().replace("_", " ")
+    return _reason(error)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "damaged PEM file").lower().replace("_", " ")

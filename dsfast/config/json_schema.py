@@ -98,7 +98,8 @@ class _Builder:
             return _either(alternatives, NULL) if NoneType in members_of(kind) else alternatives
         if isinstance(kind, type) and issubclass(kind, Enum):
             names = "|".join("".join(f"[{c}{c.lower()}]" for c in member.name) for member in kind)
-            return {"anyOf": [{"enum": [member.value for member in kind]}, {"pattern": f"^({names})$"}]}
+            text = {"type": "string", "pattern": f"^({names})$"}
+            return {"anyOf": [{"enum": [member.value for member in kind]}, text]}
         if choices := choices_of(kind):
             return {"enum": list(choices)}
         if get_origin(kind) is list:

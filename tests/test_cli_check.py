@@ -1,19 +1,16 @@
 """`dsfast check`: what it finds, and that it starts nothing."""
 
-import datetime
+import functools
 import json
 import os
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from dsfast.cli.tls_check import TlsProblem, check_certificate
+from tests import certificates
+from tests.certificates import DAY
 from tests.commands import run
-
-DAY = datetime.timedelta(days=1)
 
 
 @pytest.fixture
@@ -99,8 +96,8 @@ def test_mistakes_are_errors_of_one_line(check, tmp_path, content, text):
         ("serverName: a${NIX}", "NIX is not set and counts as empty"),
         ("auth: {type: file, options: {users: {ada: {password: x}}}}", "passwords are stored as clear text"),
         (
-            "auth: {type: file, options: {users: {ada: {password: '%s'}}, hash: md5, iterations: 9, keyLength: 9}}"
-            % ("a" * 40),
+            "auth:\n- type: file\n  options: {users: {ada: {password: aaaaaaaaaaaaaaaa}}, "
+            "hash: md5, iterations: 9, keyLength: 9}",
             "md5, which is weak",
         ),
     ],
@@ -151,35 +148,7 @@ def test_a_data_directory_without_permission(check, tmp_path):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """Writes a certificate and its key; the paths."""
-
-    def write(name="a", begin=-DAY, end=100 * DAY, usage=ExtendedKeyUsageOID.SERVER_AUTH, passphrase=None):
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.UTC)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + begin)
-            .not_valid_after(now + end)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        secret = serialization.NoEncryption()
-        if passphrase:
-            secret = serialization.BestAvailableEncryption(passphrase.encode())
-        pem = serialization.Encoding.PEM
-        (tmp_path / f"{name}.crt").write_bytes(made.public_bytes(pem))
-        (tmp_path / f"{name}.key").write_bytes(
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, secret)
-        )
-        return {"cert": f"{name}.crt", "key": f"{name}.key"}
-
-    return write
+    return functools.partial(certificates.write, tmp_path)
 
 
 def test_a_good_certificate_as_path_and_as_text(certificate, tmp_path):

@@ -62,7 +62,8 @@ def test_help_is_fast_because_a_command_loads_only_its_own_module(path):
 
 WORDS = [
     "", "-", "--", "-c", "--config", "-x", "--nothing", "x", "-1", "--port", "--port=", "--port=x", "--host=",
-    "--host=\1", "\udcff", "a\nb", "--log-level", "--log-level=loud", "--colors", "--colors=maybe", "--inspect",
+    "--host=\1", "\udcff", "a\nb", "--log-level", "--log-level=loud", "--colors", "--colors=maybe",
+    "--inspect",
     "--data-dir=/dev/null", "-c/dev/null", "-cnix.yml", "-c.", "--lib-dir=/nix", "--help", "--dry-run",
     "--server-name=", "-n../x", "-l", "-p", "--ssl", "--argon2", "--json", "--force", "/nix/x", "bash", "add",
     "remove", "--path=/nix/y", "-o/nix/z", "--ssl-cert=\1", "--strict", "%s", "💥",

@@ -29,7 +29,7 @@ main()
 
 @pytest.fixture
 def service(tmp_path):
-    """Runs `dsfast service` for a kind of system; its files are in ``places``, and systemctl only writes a log."""
+    """Runs `dsfast service` for a kind of system; files go to ``places``, and systemctl only writes a log."""
     places = tmp_path / "places"
     places.mkdir()
     programs = tmp_path / "bin"

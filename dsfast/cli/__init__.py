@@ -29,6 +29,7 @@ _COMMANDS = {
     "sqlite": "dsfast.cli.sqlite:sqlite",
     "export": "dsfast.cli.transfer:export",
     "import": "dsfast.cli.transfer:import_",
+    "migrate": "dsfast.cli.migrate:migrate",
 }
 
 _ALIASES = {"start": "serve"}

@@ -18,14 +18,16 @@ INTRODUCTION = """\
 <!-- Generated from dsfast/cli by `make docs`; changes belong there. -->
 
 `dsfast` alone, and `-h` or `--help` with any command, shows help. `python -m dsfast` is the same program.
-[operations.md](operations.md) says how to run a server, [configuration.md](configuration.md) what can be configured.
+[operations.md](operations.md) says how to run a server, [configuration.md](configuration.md) what can be
+configured.
 
-Exit codes: 0 for success, 1 for a failure or an error that was found, 2 for options that make no sense, 130 and 143
-after an interrupt. What is wrong is told on standard error, in one line or a list.
+Exit codes: 0 for success, 1 for a failure or an error that was found, 2 for options that make no sense, 130
+and 143 after an interrupt. What is wrong is told on standard error, in one line or a list.
 
-What is given on the command line wins over environment variables (`DSFAST_...`), those over the configuration file,
-and that over the defaults.
+What is given on the command line wins over environment variables (`DSFAST_...`), those over the configuration
+file, and that over the defaults.
 """
+
 
 def render() -> str:
     """The whole document."""

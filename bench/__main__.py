@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .build import BUILD, HERE, BenchError, build
-from .measure import RowError, measure
+from .measure import Options, RowError, measure
 from .peers import Peer, all_peers
-from .report import Cell, Line, as_json, as_markdown, file_stem, machine, number
+from .report import Cell, Line, as_json, as_markdown, file_stem, is_saturated, machine, number
 from .rows import EVERYBODY, Row, select
 
 RESULTS = HERE / "results"
 QUICK_PEERS = "dsfast,broadcaster"
+PROBE = 0.3
+"""Seconds for which a window is tried, and before that for warming up."""
 BUSY = 0.5
 """Load average above which the figures are not worth keeping."""
 
@@ -118,6 +120,7 @@ def _check_machine(args: argparse.Namespace) -> None:
 def _measure_row(row: Row, peers: dict[str, Peer], runs: int, settings: dict[str, Any]) -> Line:
     """All runs of a row; in each run every peer has its turn."""
     cells = {key: Cell(absent=row.absent.get(key, "")) for key in peers}
+    cores = settings["server_core"], settings["load_core"]
     options = row.options_of(settings["quick"])
     options.update(warmup=settings["warmup"], seconds=settings["seconds"], spin=int(settings["spin"]))
     for run in range(runs):
@@ -125,8 +128,11 @@ def _measure_row(row: Row, peers: dict[str, Peer], runs: int, settings: dict[str
             cell = cells[key]
             if cell.absent or cell.errors:
                 continue
+            if row.windows and cell.window is None:
+                cell.window = _wide_window(row, peer, options, cores)
+            own = options if cell.window is None else {**options, "window": cell.window}
             try:
-                report = measure(row, peer, options, (settings["server_core"], settings["load_core"]))
+                report = measure(row, peer, own, cores)
             except RowError as error:
                 cell.errors.append(str(error))
                 print(f"{row.key} {key} run {run + 1}: error: {error}", file=sys.stderr)
@@ -136,6 +142,26 @@ def _measure_row(row: Row, peers: dict[str, Peer], runs: int, settings: dict[str
                       f"{report['server_cpu']:.0%}, generator {report['generator_cpu']:.0%}",
                       file=sys.stderr)  # fmt: skip
     return Line(row, cells)
+
+
+def _wide_window(row: Row, peer: Peer, options: Options, cores: tuple[int, int]) -> int:
+    """The smallest of the row's windows that leaves a core no time to rest; else the one that leaves least.
+
+    A try that fails says nothing here: the measurement will.
+    """
+    brief = {**options, "warmup": PROBE, "seconds": PROBE}
+    busiest = (0.0, row.windows[0])
+    for window in row.windows:
+        try:
+            report = measure(row, peer, {**brief, "window": window}, cores)
+        except RowError:
+            continue
+        print(f"{row.key} {peer.key} window {window}: server {report['server_cpu']:.0%}, generator "
+              f"{report['generator_cpu']:.0%}", file=sys.stderr)  # fmt: skip
+        if is_saturated(report):
+            return window
+        busiest = max(busiest, (float(report["server_cpu"]), window))
+    return busiest[1]
 
 
 if __name__ == "__main__":

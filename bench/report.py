@@ -14,8 +14,21 @@ from typing import Any
 from .peers import Peer
 from .rows import Row, Target
 
+SATURATED = 0.95
+"""Share of its core above which a process counts as being at its limit."""
+DISTURBED = 0.05
+"""Share of the time for which a server may have waited for its core."""
 ABSENT, TIMES = "\u2013", "\u00d7"
 DSFAST, YARDSTICK = "dsfast", "broadcaster"
+
+
+def is_saturated(report: dict[str, Any]) -> bool:
+    """The server or the generator had no time left, so a wider window would not give more.
+
+    Time in which the server waits for its core counts: it had work to do.
+    """
+    server = report["server_cpu"] + report["server_wait"]
+    return float(max(server, report["generator_cpu"])) >= SATURATED
 
 
 @dataclass
@@ -25,6 +38,8 @@ class Cell:
     reports: list[dict[str, Any]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     absent: str = ""
+    window: int | None = None
+    """The window, if it was chosen for this peer."""
 
     @property
     def value(self) -> float | None:
@@ -43,10 +58,16 @@ class Cell:
     @property
     def generator_bound(self) -> bool:
         """The generator had no time left while the server had: the server may be faster than this."""
-        return bool(self.reports) and (
-            median(r["generator_cpu"] for r in self.reports) > 0.95
-            and median(r["server_cpu"] for r in self.reports) < 0.9
-        )
+        return bool(self.reports) and self.share("generator_cpu") >= SATURATED > self.share("server_cpu")
+
+    @property
+    def disturbed(self) -> bool:
+        """Something else wanted the server's core."""
+        return bool(self.reports) and self.share("server_wait") > DISTURBED
+
+    def share(self, name: str) -> float:
+        """Median over the runs of a share of the time."""
+        return float(median(report.get(name, 0.0) for report in self.reports))
 
     def quantiles(self) -> dict[str, float]:
         """Median over the runs of each latency quantile, in ms."""
@@ -60,6 +81,14 @@ class Line:
 
     row: Row
     cells: dict[str, Cell]
+
+    @property
+    def core_busy(self) -> str:
+        """How much of its core dsfast used, in words for the table."""
+        cell = self.cells.get(DSFAST)
+        if cell is None or cell.value is None or self.row.kind != "rate":
+            return ""
+        return f"{min(cell.share('server_cpu'), 1):.0%}".replace("%", " %")
 
     def ratio(self, other: str) -> float | None:
         """Median over the runs of dsfast's figure divided by another's of the same run."""
@@ -165,6 +194,8 @@ def as_markdown(lines: list[Line], peers: dict[str, Peer], settings: dict[str, A
     for line in lines:
         options = line.row.options_of(bool(settings["quick"]))
         words = ", ".join(f"{key} {value}" for key, value in options.items())
+        chosen = [f"{cell.window} ({peers[key].title})" for key, cell in line.cells.items() if cell.window]
+        words += f", window {', '.join(chosen)}" if chosen else ""
         text.append(f"- `{line.row.key}`: scenario {line.row.scenario}, {words}")
     notes = _notes(lines, peers)
     if notes:
@@ -180,7 +211,7 @@ def _table(group: str, lines: list[Line], peers: dict[str, Peer]) -> list[str]:
         head.append(f"{TIMES} C")
     if [key for key in compare if key != YARDSTICK]:
         head.append(f"{TIMES} best peer")
-    head += ["at least", "aim", "verdict"]
+    head += ["core busy", "at least", "aim", "verdict"]
     text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in lines:
         cells = [line.row.title, line.row.unit, *(_cell(line, key) for key in shown)]
@@ -189,7 +220,7 @@ def _table(group: str, lines: list[Line], peers: dict[str, Peer]) -> list[str]:
         if [key for key in compare if key != YARDSTICK]:
             cells.append(_times(line.ratio(line.best_peer() or "")))
         target = line.row.target
-        cells += [*_wanted(target), line.verdict()]
+        cells += [line.core_busy, *_wanted(target), line.verdict()]
         text.append("| " + " | ".join(cells) + " |")
     return [*text, ""]
 
@@ -235,6 +266,21 @@ def _notes(lines: list[Line], peers: dict[str, Peer]) -> list[str]:
     if any(cell.generator_bound for line in lines for cell in line.cells.values()):
         notes.append(
             "- † the load generator was at its limit, not the server, which may be faster than this."
+        )
+    notes.append(
+        "- core busy: share of its core that dsfast used. Well below 100 % the limit was not the core but "
+        "the row's window or the storage; the rows of the group `core` have windows chosen to fill it."
+    )
+    disturbed = [
+        f"`{line.row.key}`"
+        for line in lines
+        # A storage has a thread of its own, which shares the core.
+        if not line.row.storage and DSFAST in line.cells and line.cells[DSFAST].disturbed
+    ]
+    if disturbed:
+        notes.append(
+            f"- dsfast waited for its core for more than {DISTURBED:.0%} of the time, as the machine had "
+            f"other work: {', '.join(disturbed)}"
         )
     reasons: dict[str, list[str]] = {}
     for line in lines:

@@ -6,7 +6,8 @@ Figures wanted are those of the design (absolute, per core) or of the project's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Kind = Literal["rate", "memory", "latency"]
@@ -43,6 +44,8 @@ class Row:
     """Start dsfast with SQLite, durability full."""
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that cannot do it, with the reason."""
+    windows: tuple[int, ...] = ()
+    """Windows to choose from, for each peer: the first that leaves its core, or the generator's, no time."""
 
     def options_of(self, quick: bool) -> dict[str, int | float | str]:
         """The generator's options, cut down for a smoke run."""
@@ -102,7 +105,7 @@ def _writes() -> list[Row]:
     return rows + [_write(*case, "next") for case in successive]
 
 
-ROWS: tuple[Row, ...] = (
+_ROWS: tuple[Row, ...] = (
     _event("fanout-100", "fan-out 1→100, 64 B", 6e6, 9e6, subscribers=100),
     _event("fanout-1000", "fan-out 1→1000, 64 B", 5e6, 7.5e6, subscribers=1000),
     _event("fanout-100-1k", "fan-out 1→100, 1 KiB", 0, 0, subscribers=100, payload=1024),
@@ -156,8 +159,38 @@ ROWS: tuple[Row, ...] = (
         {"subscribers": 1000, "window": 16}, "visits/s", absent=_ONLY_DEEPSTREAM),
 )  # fmt: skip
 
+WIDE = (64, 1024, 4096, 16384)
+
+
+def _saturated(key: str, records: int | None = None) -> Row:
+    """The row again, with a window wide enough to fill the core, which its own leaves time to rest."""
+    row = next(row for row in _ROWS if row.key == key)
+    options = {name: value for name, value in row.options.items() if name != "window"}
+    title = re.sub(r", \d+ in flight", "", row.title)
+    if records is not None:
+        options["records"] = records
+        title = re.sub(r"\d+ records", f"{records} records", title)
+    target = row.target if row.target is not None and row.target.times_upstream else None
+    key = "core-" + key.removesuffix("-200")
+    return replace(row, key=key, group="core", title=title, options=options, target=target, windows=WIDE)
+
+
+ROWS: tuple[Row, ...] = (
+    *_ROWS,
+    _saturated("one-to-one"),
+    *(_saturated(f"{action}-small-{audience}") for action in ("patch", "update") for audience in (0, 1)),
+    _saturated("patch-large-0"),
+    _saturated("patch-large-1"),
+    _saturated("patch-small-1-next"),
+    # Many records: of a few, the storage would write only the newest state of each.
+    _saturated("write-ack", records=4096),
+    _saturated("write-ack-memory", records=4096),
+    _saturated("read"),
+    _saturated("rpc-200"),
+)
+
 QUICK = ("fanout-100", "fanout-50-100", "ingest", "latency-10", "logins", "patch-small-1", "patch-large-0",
-         "write-ack", "read", "bulk-head", "list-read", "rpc-200", "presence")  # fmt: skip
+         "write-ack", "read", "bulk-head", "list-read", "rpc-200", "presence", "core-rpc")  # fmt: skip
 
 GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
 

@@ -40,7 +40,7 @@ static histogram latency;
 // --- measuring ---
 
 typedef struct {
-  double time, own_cpu, server_cpu;
+  double time, own_cpu, server_cpu, server_wait;
 } instant;
 
 static double server_cpu(void) {
@@ -59,6 +59,20 @@ static double server_cpu(void) {
   return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
 }
 
+// How long the server's main thread was ready to run while something else had its core: what other work on the
+// machine, or another thread of the server, has taken from it.
+static double server_wait(void) {
+  char path[64];
+  unsigned long long waited = 0;
+  if (!o.watch) return 0;
+  snprintf(path, sizeof path, "/proc/%d/schedstat", o.watch);
+  FILE *f = fopen(path, "r");
+  if (!f) return 0;  // a kernel without this statistic
+  if (fscanf(f, "%*u %llu", &waited) != 1) waited = 0;
+  fclose(f);
+  return (double)waited / 1e9;
+}
+
 static instant take_instant(void) {
   struct rusage r;
   getrusage(RUSAGE_SELF, &r);
@@ -67,6 +81,7 @@ static instant take_instant(void) {
       .own_cpu = (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) +
                  (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6,
       .server_cpu = server_cpu(),
+      .server_wait = server_wait(),
   };
 }
 
@@ -74,9 +89,9 @@ static instant take_instant(void) {
 static void report(instant a, instant b, uint64_t units, const char *unit, uint64_t messages) {
   double t = b.time - a.time;
   printf("{\"scenario\": \"%s\", \"rate\": %.1f, \"unit\": \"%s\", \"units\": %" PRIu64
-         ", \"messages\": %" PRIu64 ", \"seconds\": %.4f, \"generator_cpu\": %.3f, \"server_cpu\": %.3f",
+         ", \"messages\": %" PRIu64 ", \"seconds\": %.4f, \"generator_cpu\": %.3f, \"server_cpu\": %.3f, \"server_wait\": %.3f",
          o.scenario, (double)units / t, unit, units, messages, t, (b.own_cpu - a.own_cpu) / t,
-         (b.server_cpu - a.server_cpu) / t);
+         (b.server_cpu - a.server_cpu) / t, (b.server_wait - a.server_wait) / t);
   if (latency.count)
     printf(", \"latency_ms\": {\"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f, \"p99.9\": %.4f, \"max\": %.4f, "
            "\"mean\": %.4f, \"count\": %" PRIu64 "}",

@@ -64,6 +64,8 @@ cdef enum:
     BYTES_PER_STEP = 1024
     CACHED_PATTERNS = 256
     MAX_PATTERN = 10_000
+    REMEMBERED = 4096
+    REMEMBERED_TEXT = 128
 
     # Tags of values; from T_ARRAY on they are objects.
     T_UNDEFINED = 0
@@ -209,6 +211,7 @@ cdef tuple STRING_FUNCTIONS = tuple(Function(name) for name in METHODS)
 cdef tuple ARRAY_FUNCTIONS = tuple(Function(name) if name in ("includes", "indexOf") else None for name in METHODS)
 cdef Function CROSS_REFERENCE = Function("")
 cdef dict patterns = {}         # of `match("text")`, by their text; bounded
+cdef dict findings = {}         # (pattern, text): what `found_in` found; bounded
 
 
 cdef object compile_pattern(str source, str flags):
@@ -555,7 +558,7 @@ cdef int concatenate(Run *run, Value *a, Value *b) except -1:
     """a becomes a + b, both strings."""
     cdef Py_ssize_t n = a.n + b.n
     cdef char *p
-    cdef Py_UCS4 c
+    cdef uint32_t c
     if b.n == 0:
         return 0
     if a.n == 0:
@@ -574,8 +577,8 @@ cdef int concatenate(Run *run, Value *a, Value *b) except -1:
     memcpy(p, a.p, <size_t>a.n)
     if ends_high(a.p, a.n) and starts_low(b.p, b.n):
         # Two halves of a pair meet: three bytes each become the four of their character.
-        c = 0x10000 + ((<Py_UCS4>a.p[a.n - 2] & 0xF) << 16 | (<Py_UCS4>a.p[a.n - 1] & 0x3F) << 10
-                       | (<Py_UCS4>b.p[1] & 0xF) << 6 | (<Py_UCS4>b.p[2] & 0x3F))
+        c = 0x10000 + ((<uint32_t>a.p[a.n - 2] & 0xF) << 16 | (<uint32_t>a.p[a.n - 1] & 0x3F) << 10
+                       | (<uint32_t>b.p[1] & 0xF) << 6 | (<uint32_t>b.p[2] & 0x3F))
         p[a.n - 3] = <char>(0xF0 | c >> 18)
         p[a.n - 2] = <char>(0x80 | (c >> 12 & 0x3F))
         p[a.n - 1] = <char>(0x80 | (c >> 6 & 0x3F))
@@ -953,21 +956,14 @@ cdef int match(Run *run, Value *v, int count) except -1:
     else:
         to_text(run, &v[1])
         pattern = pattern_of(key_of(&v[1]))
-    try:
-        if "g" in pattern.flags:
-            result = pattern.compiled.find_all(text)
-            charge(run, len(result))
-        else:
-            result = pattern.compiled.search(text)
-    except RuleError:
-        raise
-    except Exception as error:
-        raise RuleError(f"regular expression /{pattern.source}/{pattern.flags}: {error or type(error).__name__}"
-                        ) from error
+    result = found_in(pattern, text)
     if result is None or result == []:
         v.tag = T_NULL
         return 0
-    if "g" not in pattern.flags:
+    if type(result) is list:
+        charge(run, len(<list>result))
+        result = (<list>result)[:]
+    else:
         found = MatchArray()
         found.extend([UNDEFINED if group is None else group for group in result.groups])
         found.index = result.index
@@ -977,6 +973,30 @@ cdef int match(Run *run, Value *v, int count) except -1:
     keep(run, result)
     set_object(v, T_ARRAY, <PyObject*>result)
     return 0
+
+
+cdef object found_in(Pattern pattern, str text):
+    """What the pattern's `search`, or with flag g its `find_all`, finds in the text.
+
+    The engine costs microseconds, and rules match the same names and ids over and over: the latest findings in
+    short texts are remembered.
+    """
+    cdef tuple key = None
+    cdef PyObject *known
+    if len(text) <= REMEMBERED_TEXT:
+        key = (pattern, text)
+        known = PyDict_GetItemWithError(findings, key)
+        if known != NULL:
+            return <object>known
+    try:
+        found = pattern.compiled.find_all(text) if "g" in pattern.flags else pattern.compiled.search(text)
+    except Exception as error:
+        raise RuleError(f"regular expression {pattern!r}: {error or type(error).__name__}") from error
+    if key is not None:
+        if len(findings) >= REMEMBERED:
+            findings.clear()
+        findings[key] = found
+    return found
 
 
 cdef object named_groups(dict named):

@@ -426,9 +426,8 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _upsert(rows: int, guarded: bool) -> str:
-    values = ",".join(f"(?{4 * i + 2},?{4 * i + 3},?{4 * i + 4},?{4 * i + 5},?1)" for i in range(rows))
     return (
-        f"INSERT INTO records(name,version,val,enc,updated_ms) VALUES {values} "
+        f"INSERT INTO records(name,version,val,enc,updated_ms) VALUES {','.join(['(?,?,?,?,?)'] * rows)} "
         "ON CONFLICT(name) DO UPDATE SET version=excluded.version,val=excluded.val,"
         "enc=excluded.enc,updated_ms=excluded.updated_ms"
         + (" WHERE records.version<=excluded.version" if guarded else "")
@@ -519,12 +518,12 @@ class RecordFile:
         self.connection.execute(_DELETE[len(ops)], [op.name for op in ops])
 
     def _rows(self, ops: Sequence[WriteOp]) -> list[Any]:
-        values: list[Any] = [now_ms()]
+        now = now_ms()
+        values: list[Any] = []
         for op in ops:
             assert op.text is not None
-            values.append(op.name)
-            values.append(op.version)
-            values.extend(self._encode(op.text))
+            val, enc = self._encode(op.text)
+            values += (op.name, op.version, val, enc, now)
         return values
 
     def set_meta(self, key: str, value: str | None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dsfast import Server, StartError
+from dsfast import ConfigError, Server
 
 UPGRADE = (
     "GET /deepstream HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -51,6 +51,6 @@ async def test_origin_of_an_upgrade(header: str, restricted: bytes) -> None:
             await running.stop()
 
 
-async def test_no_origin_at_all_is_a_mistake() -> None:
-    with pytest.raises(StartError, match="no origins provided"):
-        await server(allowAllOrigins=False).start()
+def test_no_origin_at_all_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="no origins provided"):
+        server(allowAllOrigins=False)

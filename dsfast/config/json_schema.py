@@ -59,7 +59,7 @@ class _Builder:
         required: list[str] = []
         for field in msgspec.structs.fields(section):
             value = self._value(hints[field.name])
-            if field.encode_name == "options":
+            if field.encode_name == "options" and not field.required:
                 value = _either(value, NULL)
             properties[field.encode_name] = {**self._described(hints[field.name], field), **value}
             if field.required:

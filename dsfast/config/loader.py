@@ -130,6 +130,12 @@ class _Reader:
                 self._problem(pointer, text)
             else:
                 self._warn(pointer, text)
+        paths: dict[str, int] = {}
+        for index, entry in enumerate(config.connection_endpoints):
+            path = entry.options.get("urlPath") if entry.get("type") else None
+            if path is not None and paths.setdefault(path, index) != index:
+                pointer = f"/connectionEndpoints/{index}/options/urlPath"
+                self._problem(pointer, f"{path} is the path of entry {paths[path]} already")
         types = [entry.get("type") for entry in config.connection_endpoints]
         if types and all(is_pending(f"/connectionEndpoints/*/{name}") for name in types):
             self._problem("/connectionEndpoints", "No connection endpoints configured that can be served yet")

@@ -197,6 +197,12 @@ def _has_key_and_cert(ssl: SslOptions | None) -> str | None:
     return "To enable HTTP please provide a key and cert"
 
 
+def _has_origins(options: HttpServerOptions) -> str | None:
+    if options.allow_all_origins or options.origins:
+        return None
+    return "HTTP allowAllOrigins set to false but no origins provided"
+
+
 def _has_header(options: HttpMonitoringOptions) -> str | None:
     if options.allow_open_permissions or (options.header_key and options.header_value):
         return None
@@ -388,7 +394,9 @@ class HttpServerSection(Section):
     """The HTTP server. dsfast has one; both types of deepstream.io select it."""
 
     type: Literal["default", "uws"] = "default"
-    options: HttpServerOptions = field(default_factory=HttpServerOptions)
+    options: Annotated[HttpServerOptions, Meta(extra={"check": _has_origins})] = field(
+        default_factory=HttpServerOptions
+    )
 
 
 class WebSocketOptions(Section):

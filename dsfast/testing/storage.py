@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from dsfast.plugin import Storage
-from dsfast.services.storage import BatchStorage, WriteOp
+from dsfast.services.storage import BatchStorage, PermanentStorageError, WriteOp
 from dsfast.services.storage.batch import encode_json
 from dsfast.testing.plugins import started
 from dsfast.testing.samples import LARGE, NAMES, VALUES
@@ -35,6 +35,10 @@ class StorageConformance:
     """The largest value that has to be kept."""
     refused_names: ClassVar[frozenset[str]] = frozenset()
     """Names for which the storage may raise an error instead (a limit of the database)."""
+
+    def refuses(self, value: Any) -> bool:
+        """True for values that the storage cannot keep and refuses with PermanentStorageError."""
+        return False
 
     @pytest.fixture
     def options(self) -> Mapping[str, Any]:
@@ -62,6 +66,10 @@ class StorageConformance:
 
     @pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
     async def test_values_come_back_equal(self, storage: Storage, value: Any) -> None:
+        if self.refuses(value):
+            with pytest.raises(PermanentStorageError):
+                await storage.set("kit/value", 3, value)
+            return
         given = copy.deepcopy(value)
         await storage.set("kit/value", 3, given)
         assert given == value, "set changed the object that it was given"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.plugins.servers import RedisProcess
+from tests.plugins.servers import PostgresProcess, RedisProcess, program
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +15,28 @@ def redis_server(tmp_path_factory):
     server = RedisProcess(tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """One PostgreSQL server with an empty database ``postgres``."""
+    server = PostgresProcess()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate of its own for localhost and 127.0.0.1, and its key: two PEM files."""
+    directory = tmp_path_factory.mktemp("tls")
+    files = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(
+        [
+            program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+            "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-out", str(files[0]), "-keyout", str(files[1]),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files

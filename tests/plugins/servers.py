@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import grp
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 PATIENCE = 60.0
@@ -19,8 +25,10 @@ PATIENCE = 60.0
 
 def program(*names: str) -> str:
     """The path of the first program that exists; otherwise the test is skipped, in CI it fails."""
+    # Debian keeps some of them where PATH does not lead.
+    postgres = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     for name in names:
-        found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/lib/postgresql/15/bin")
+        found = shutil.which(name, path=":".join([os.environ["PATH"], "/usr/sbin", *postgres]))
         if found:
             return found
     text = f"{names[0]} is not installed (tools/system-packages python3 servers)"
@@ -34,6 +42,13 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until a condition holds that another process decides on."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - there is nothing to be told by
+            await asyncio.sleep(0.01)
 
 
 class Process:
@@ -59,7 +74,7 @@ class Process:
             text=True,
             errors="replace",
             user=self.user,
-            group=self.user,
+            group=None if self.user is None else pwd.getpwnam(self.user).pw_gid,
             extra_groups=[] if self.user else None,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -90,6 +105,15 @@ class Process:
             self._process.kill()
         self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
+
+    def kill_all(self) -> None:
+        """End it and the processes that it has started at once."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        self.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, PATIENCE)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it in order."""
@@ -122,3 +146,69 @@ class RedisProcess(Process):
             "--appendonly", "no", "--dir", str(directory), *settings,
         ]  # fmt: skip
         super().__init__(command, "Ready to accept connections", directory)
+
+
+def account() -> str | None:
+    """Whom to run a server as that refuses to be root."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def private_directory(name: str) -> Path:
+    """A new directory that :func:`account` may use; pytest's own are for their owner only."""
+    directory = Path(tempfile.mkdtemp(prefix=f"dsfast-{name}-"))
+    user = account()
+    if user:
+        shutil.chown(directory, user, grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name)
+    return directory
+
+
+class PostgresProcess(Process):
+    """A PostgreSQL server on a free port; user ``postgres``, no passwords."""
+
+    def __init__(self, *settings: str, certificate: tuple[Path, Path] | None = None) -> None:
+        self.port = free_port()
+        self.home = private_directory("postgres")
+        user = account()
+        data = self.home / "data"
+        command = [
+            program("initdb"),
+            "-D",
+            str(data),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
+        group = None if user is None else pwd.getpwnam(user).pw_gid
+        subprocess.run(
+            [*command, "--no-sync", "--no-instructions"],
+            check=True, capture_output=True, cwd=self.home,
+            user=user, group=group, extra_groups=[] if user else None,
+        )  # fmt: skip
+        command = [
+            program("postgres"), "-D", str(data), "-p", str(self.port), "-k", str(self.home),
+            "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=60",
+        ]  # fmt: skip
+        if certificate is not None:
+            for source, setting in zip(certificate, ("ssl_cert_file", "ssl_key_file"), strict=True):
+                copied = shutil.copy(source, self.home)
+                os.chmod(copied, 0o600)
+                if user:
+                    shutil.chown(copied, user, group)
+                command += ["-c", f"{setting}={copied}"]
+            command += ["-c", "ssl=on"]
+        for setting in settings:
+            command += ["-c", setting]
+        super().__init__(command, "ready to accept connections", self.home, user=user)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Stop it without waiting for clients."""
+        super().stop(number)
+
+    def remove(self) -> None:
+        """Stop it and remove its files."""
+        self.stop()
+        shutil.rmtree(self.home)

@@ -12,8 +12,9 @@ import hiredis
 
 from dsfast.plugin import Logger, PluginError
 from dsfast_plugins.redis.link import Command, Link, RedisError, Refused, connect, pack
-from dsfast_plugins.redis.options import Address, RedisOptions, tls_context
+from dsfast_plugins.redis.options import Address, RedisOptions
 from dsfast_plugins.redis.topology import Topology, topology
+from dsfast_plugins.tls import tls_context
 
 __all__ = ["RedisClient"]
 

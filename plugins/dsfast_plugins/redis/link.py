@@ -185,6 +185,8 @@ async def connect(
     except BaseException as error:
         for link in made:
             link.abort(error if isinstance(error, Exception) else ConnectionError("given up"))
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise Refused(f"{address}: {error}") from error
         if isinstance(error, TimeoutError) and not str(error):
             raise TimeoutError(f"no answer within {options.connect_timeout} ms") from None
         raise

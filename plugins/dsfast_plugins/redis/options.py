@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -14,8 +10,9 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from dsfast_plugins.options import Milliseconds, OptionError, Options, Port, Positive, Seconds, read_options
+from dsfast_plugins.tls import tls_context
 
-__all__ = ["Address", "Endpoint", "RedisOptions", "redis_options", "tls_context"]
+__all__ = ["Address", "Endpoint", "RedisOptions", "redis_options"]
 
 # Accepted by ioredis and without meaning here.
 IGNORED = (
@@ -100,8 +97,8 @@ def redis_options(given: Mapping[str, Any]) -> tuple[RedisOptions, list[str]]:
         raise OptionError("option db: expected 0, a Redis Cluster has no other")
     if any(sign in options.prefix for sign in "{}"):
         raise OptionError("option prefix: expected no braces")
-    tls_context(options.tls)
-    tls_context(options.sentinel_tls)
+    tls_context(options.tls, "tls")
+    tls_context(options.sentinel_tls, "sentinelTLS")
     return options, warnings
 
 
@@ -131,48 +128,3 @@ def _with_url(options: RedisOptions, url: str) -> RedisOptions:
     if parts.scheme == "rediss" and not options.tls:
         changes["tls"] = True
     return replace(options, **changes)
-
-
-def tls_context(given: Mapping[str, Any] | bool | None) -> ssl.SSLContext | None:
-    """The TLS settings of an option, None without TLS. Raises OptionError.
-
-    Node's names: ``ca``, ``cert``, ``key`` (PEM text, or the path of a file), ``passphrase``,
-    ``rejectUnauthorized`` and ``servername`` (an empty one is not checked).
-    """
-    if given is None or given is False:
-        return None
-    if given is True:
-        given = {}
-    context = ssl.create_default_context()
-    try:
-        if authorities := given.get("ca"):
-            texts = authorities if isinstance(authorities, list) else [authorities]
-            context.load_verify_locations(cadata="\n".join(_pem_text(text) for text in texts))
-        if certificate := given.get("cert"):
-            with _pem_file(certificate) as chain, _pem_file(given.get("key")) as key:
-                context.load_cert_chain(chain or "", key, given.get("passphrase"))
-    except (OSError, ValueError, TypeError) as error:  # ssl.SSLError is an OSError
-        raise OptionError(f"option tls: expected PEM text or the path of a PEM file ({error})") from error
-    if given.get("rejectUnauthorized") is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif given.get("servername") == "":
-        context.check_hostname = False
-    return context
-
-
-def _pem_text(given: Any) -> str:
-    text = str(given)
-    return text if "-----BEGIN" in text else Path(text).read_text("ascii")
-
-
-@contextmanager
-def _pem_file(given: Any) -> Iterator[str | None]:
-    """The path of a PEM file; text is put into one for as long as it takes to load it."""
-    if not given or "-----BEGIN" not in str(given):
-        yield str(given) if given else None
-        return
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # readable by its owner only
-        file.write(str(given))
-        file.flush()
-        yield file.name

@@ -490,11 +490,16 @@ def test_nothing_is_left_behind_by_evaluations():
         "[data, user].a.b", "_('a').text.x.y", "data.list in data.text", "[data] + _(5)",
     ]  # fmt: skip
     rules = [compile_rule(source) for source in sources]
-    before = [sys.getrefcount(item) for item in (record, record["list"], record["text"])]
-    for rule in rules:
-        for _ in range(100):
+
+    def evaluate_all():
+        for rule in rules:
             with contextlib.suppress(RuleError):
                 rule.value(Scope(**inputs))
+
+    evaluate_all()
+    before = [sys.getrefcount(item) for item in (record, record["list"], record["text"])]
+    for _ in range(100):
+        evaluate_all()
     assert [sys.getrefcount(item) for item in (record, record["list"], record["text"])] == before
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
+from dsfast._core.js_values import number_text
 from dsfast.plugin import Authentication, AuthResult
-from dsfast.services.authentication.login_data import number_text, well_formed
+from dsfast.services.authentication.login_data import well_formed
 
 __all__ = ["OPEN_USER", "OpenAuthentication"]
 

@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dsfast._core.js_values import number_text
 from dsfast._core.json_text import JsonError, dumps, loads
 from dsfast.config.schema import HttpAuthOptions
 from dsfast.plugin import UNSET, AuthResult, PluginError
 from dsfast.services.authentication.credentials import CredentialAuthentication, read_options
-from dsfast.services.authentication.login_data import id_text, number_text, well_formed
+from dsfast.services.authentication.login_data import id_text, well_formed
 from dsfast.services.authentication.web_client import Answer, WebClient, WebError, shown_url
 
 if TYPE_CHECKING:

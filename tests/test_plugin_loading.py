@@ -25,13 +25,14 @@ class {name}(Cache):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays(monkeypatch):
+def _nothing_stays(monkeypatch, tmp_path):
     """Neither modules nor registrations of a test are seen by the next."""
     monkeypatch.setattr(factory, "_registered", {})
-    before, path = set(sys.modules), list(sys.path)
+    path = list(sys.path)
     yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
     assert sys.path == path
 
 

@@ -124,6 +124,18 @@ async def test_full_disk_acknowledges_nothing_and_writing_resumes_when_there_is_
     assert len(stored(disk.path)) == 201
 
 
+async def test_start_on_a_full_disk_says_so_and_the_next_one_succeeds(disk):
+    disk.fill()
+    with pytest.raises(StorageError, match=f"{disk.directory}.*(No space left|disk is full)"):
+        await open_storage(disk.path).when_ready()
+    disk.make_space()
+    storage = open_storage(disk.path)
+    await storage.when_ready()
+    await storage.set("a", 1, {})
+    await storage.close()
+    assert stored(disk.path) == {"a": 1}
+
+
 async def test_what_was_acknowledged_before_the_disk_was_full_survives_kill_9(disk, driver):
     child = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -214,8 +214,12 @@ class LockFile:
         except OSError as error:
             os.close(descriptor)
             raise StorageError(f"cannot lock {self.path}: {error.strerror}") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n{_boot_id()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n{_boot_id()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
         self._descriptor = descriptor
 
     def release(self) -> None:

@@ -266,6 +266,45 @@ async def test_what_is_logged_at_the_start():
     await server.stop()
 
 
+async def test_where_the_configuration_comes_from_is_logged(tmp_path, monkeypatch):
+    (tmp_path / "config.yml").write_text("libDir: lib\nrpc: fileLoad(rpc.json)\nserverName: ${NO_NAME}x\n")
+    (tmp_path / "rpc.json").write_text("{}")
+    monkeypatch.setenv("DSFAST_NONSENSE", "1")
+    server = make_server(tmp_path / "config.yml")
+    await server.start()
+    written = server.get_services().logger.lines
+    assert f"INFO INFO configuration file loaded from {tmp_path}/config.yml" in written
+    assert f"INFO INFO library directory set to: {tmp_path}/lib" in written
+    assert f"INFO CONFIG_TRANSFORM Loaded content from {tmp_path}/rpc.json for fileLoad(rpc.json)" in written
+    assert any(line.startswith("INFO CONFIG_TRANSFORM NO_NAME is not set") for line in written)
+    assert "WARN INVALID_CONFIG_DATA DSFAST_NONSENSE is no option of the configuration" in written
+    await server.stop()
+
+
+async def test_what_is_not_served_yet_is_told_at_the_start():
+    server = make_server(
+        {
+            "connectionEndpoints": [{"type": "ws-binary"}, {"type": "http"}],
+            "plugins": {"heap": {"name": "heap-snapshot", "options": {"interval": 10_000, "outputDir": "x"}}},
+        }
+    )
+    await server.start()
+    assert len(server.get_services().connection_endpoints) == 1
+    assert list(server.get_services().plugins) == ["mine"]
+    assert [line.partition(" ")[2] for line in lines(server, "WARN")] == [
+        "INVALID_CONFIG_DATA /connectionEndpoints/1: the HTTP API is not served yet; websockets are",
+        "INVALID_CONFIG_DATA /plugins/heap: there are no snapshots of the memory yet",
+    ]
+    await server.stop()
+
+
+async def test_telemetry_is_off_whatever_is_configured():
+    server = make_server({"telemetry": {"options": {"enabled": True}}})
+    await server.start()
+    assert "INFO INFO Telemetry disabled" in server.get_services().logger.lines
+    await server.stop()
+
+
 async def test_the_banner_is_shown_on_request(capsys):
     for wanted in (False, True):
         server = make_server({"showLogo": wanted})
@@ -355,6 +394,91 @@ async def test_stop_during_the_start_closes_what_was_started(step):
     opened = {name.removesuffix(" init") for name in journal.steps if name.endswith(" init")}
     assert {name.removesuffix(" close") for name in journal.steps if name.endswith(" close")} >= opened
     assert journal.steps[-1] == "logger close"
+
+
+SHUTDOWN = [
+    State.CONNECTION_ENDPOINT_SHUTDOWN,
+    State.PLUGIN_SHUTDOWN,
+    State.HANDLER_SHUTDOWN,
+    State.SERVICE_SHUTDOWN,
+    State.LOGGER_SHUTDOWN,
+    State.STOPPED,
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "first"),
+    [
+        ("logger ready", State.LOGGER_SHUTDOWN),
+        ("cache ready", State.SERVICE_SHUTDOWN),
+        ("plugin ready", State.PLUGIN_SHUTDOWN),
+        ("endpoint ready", State.CONNECTION_ENDPOINT_SHUTDOWN),
+    ],
+)
+async def test_stop_during_the_start_enters_the_matching_state(step, first):
+    server = make_server()
+    journal.wrong[step] = asyncio.Event()
+    starting = asyncio.create_task(server.start())
+    await journal.wait_for(step)
+    states = []
+    server.on("DEEPSTREAM_STATE_CHANGED", states.append)
+    await server.stop()
+    assert states == SHUTDOWN[SHUTDOWN.index(first) :]
+    await asyncio.gather(starting, return_exceptions=True)
+
+
+async def test_handlers_that_fail_are_shut_down_too():
+    # Upstream cannot stop in this state.
+    server = make_server()
+    journal.wrong["handlers made"] = RuntimeError("boom")
+    states = []
+    server.on("DEEPSTREAM_STATE_CHANGED", states.append)
+    with pytest.raises(StartError):
+        await server.start()
+    assert states[states.index(State.HANDLER_INIT) + 1 :] == SHUTDOWN[2:]
+
+
+async def test_a_server_that_was_never_started_goes_straight_to_the_end():
+    server = make_server()
+    states = []
+    server.on("DEEPSTREAM_STATE_CHANGED", states.append)
+    await server.stop()
+    assert states == [State.STOPPED]
+
+
+async def test_constructors_see_the_services_made_before_them():
+    seen = {}
+
+    def noting(name, base):
+        class Noting(base):
+            def __init__(self, options, services, config):
+                super().__init__(options, services, config)
+                known = (
+                    "logger",
+                    "monitoring",
+                    "storage",
+                    "cache",
+                    "authentication",
+                    "permission",
+                    "telemetry",
+                )
+                seen[name] = {part for part in known if hasattr(services, part)} | set(services.plugins)
+
+        return Noting
+
+    order = ["logger", "monitoring", "storage", "cache", "authentication", "permission"]
+    server = Server(
+        {
+            "telemetry": {"class": noting("telemetry", FakePlugin)},
+            "plugins": {name: {"class": noting(name, FakePlugin)} for name in ("one", "two")},
+        }
+    )
+    for name in order:
+        server.set(name, noting(name, FAKES[name]))
+    await server.start()
+    await server.stop()
+    order += ["telemetry", "one", "two"]
+    assert seen == {name: set(order[:index]) for index, name in enumerate(order)}
 
 
 async def test_a_cancelled_start_closes_what_was_started():
@@ -615,6 +739,9 @@ async def test_values_can_be_set_at_run_time():
         ("storageExclusion", r"record\.storageExclusionPrefixes"),
         ("nothing", 'Unknown option or service "nothing"'),
         ("rpc.nothing", 'Unknown option or service "rpc.nothing"'),
+        ("clusterNode", "clusterNode: several servers cannot work together yet"),
+        ("cluster_node", "cluster_node: several servers cannot work together yet"),
+        ("locks", "locks: this service cannot be replaced yet"),
     ],
 )
 def test_keys_that_cannot_be_set(key, text):

@@ -1,6 +1,6 @@
 # make serve   build and run the server on 127.0.0.1:6020
 # make test    everything the tests need, then the tests (PYTEST_ARGS=... for pytest)
-# make fuzz    the long tests: a million random inputs, 20 000 rounds of clients (FUZZ=... CYCLES=...)
+# make fuzz    the long tests: a million random inputs, 20 000 rounds of clients (FUZZ=... RULES=... CYCLES=...)
 # make endure  the long tests of the storage: 200 kills, 500 power failures, ten minutes of writing per driver
 # make lint    ruff and mypy
 # make docs    write docs/configuration.md and docs/commands.md
@@ -27,6 +27,7 @@ JS := tests/js
 CONNECTORS := redis postgres
 FUZZ ?= 1000000
 CYCLES ?= 20000
+RULES ?= 100000
 
 .PHONY: serve test fuzz endure lint docs bench dist clean build test-tools
 .DEFAULT_GOAL := build
@@ -40,8 +41,8 @@ test: $(VENV)/.built test-tools
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.built $(VENV)/.test-packages
-	@DSFAST_FUZZ=$(FUZZ) DSFAST_CYCLES=$(CYCLES) $(PY) -m pytest -s $(PYTEST_ARGS) \
-		tests/test_protocol.py tests/test_fuzz.py tests/test_leaks.py
+	@DSFAST_FUZZ=$(FUZZ) DSFAST_CYCLES=$(CYCLES) DSFAST_VALVE_DIFF=$(RULES) $(PY) -m pytest -s $(PYTEST_ARGS) \
+		tests/test_protocol.py tests/test_valve_{fuzz,differential}.py tests/test_fuzz.py tests/test_leaks.py
 
 endure: $(VENV)/.built $(VENV)/.test-packages
 	@DSFAST_KILL_ROUNDS=200 DSFAST_POWER_CUTS=500 DSFAST_STORAGE_EXAMPLES=2000 DSFAST_WAL_SECONDS=600 \

@@ -272,6 +272,7 @@ class Server:
             await self._shut_down_once()
             raise
         self._enter(State.RUNNING, "connection-endpoints-started")
+        self._config.source.forget_values()
         self._announce()
         self._emit("started")
 

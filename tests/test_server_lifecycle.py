@@ -278,6 +278,8 @@ async def test_where_the_configuration_comes_from_is_logged(tmp_path, monkeypatc
     assert f"INFO CONFIG_TRANSFORM Loaded content from {tmp_path}/rpc.json for fileLoad(rpc.json)" in written
     assert any(line.startswith("INFO CONFIG_TRANSFORM NO_NAME is not set") for line in written)
     assert "WARN INVALID_CONFIG_DATA DSFAST_NONSENSE is no option of the configuration" in written
+    source = server.get_config().source
+    assert (source.file, source.values, source.places) == (tmp_path / "config.yml", {}, {})
     await server.stop()
 
 

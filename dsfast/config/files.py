@@ -71,6 +71,11 @@ class Source:
                 break
         return found
 
+    def forget_values(self) -> None:
+        """The server has started: what was given is of no use any more, and user files can be large."""
+        self.values = {}
+        self.places = {}
+
     def forget_places(self, pointer: str) -> None:
         """What is below a pointer has been replaced."""
         self.places = {at: place for at, place in self.places.items() if not at.startswith(pointer + "/")}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dsfast._core.json_text import dumps
 from dsfast.plugin import UNSET, Authentication, AuthResult
-from dsfast.services.authentication.credentials import CredentialAuthentication
 from dsfast.services.authentication.login_limiter import LoginLimiter
 from dsfast.services.authentication.open import OpenAuthentication
 from dsfast.services.combined import Combined
@@ -18,8 +16,10 @@ if TYPE_CHECKING:
     from dsfast.config import Config
     from dsfast.services import Services
 
-__all__ = ["TOO_MANY_FAILED", "AuthenticationCombiner"]
+__all__ = ["FAR", "TOO_MANY_FAILED", "AuthenticationCombiner"]
 
+FAR = 1 << 40
+"""A unix time that no server lives to see."""
 TOO_MANY_FAILED = "too many failed logins, try again later"
 
 
@@ -35,8 +35,9 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
     def __init__(self, entries: Sequence[Authentication], services: Services, config: Config) -> None:
         super().__init__(entries, services, config)
         self._limiter = LoginLimiter(config.login.max_failed_logins, config.login.failed_login_window)
-        for entry in self.entries:
-            if isinstance(entry, CredentialAuthentication) and entry.report_invalid_parameters is None:
+        for entry in cast(Sequence[Any], self.entries):
+            # Not asked by its class, whose module only those load who need it.
+            if getattr(entry, "report_invalid_parameters", False) is None:
                 entry.report_invalid_parameters = len(self.entries) == 1
 
     @property
@@ -141,7 +142,7 @@ def _fault(result: Any) -> str | None:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < FAR
 
 
 def _name(entry: Authentication) -> str:

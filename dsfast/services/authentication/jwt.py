@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsfast.config.schema import JwtAuthOptions
 from dsfast.plugin import UNSET, AuthResult, PluginError
+from dsfast.services.authentication.combiner import FAR
 from dsfast.services.authentication.credentials import CredentialAuthentication, read_options
 from dsfast.services.authentication.login_data import id_text
 from dsfast.services.authentication.web_client import WebClient, WebError, shown_url
@@ -38,8 +39,6 @@ __all__ = ["JwtAuthentication"]
 MAX_TOKEN = 16 * 1024
 """Longest token, in characters."""
 MAX_KEY_SET = 1 << 20
-FAR = 1 << 40
-"""A unix time that no server lives to see."""
 INVALID = "invalid token"
 EXPIRED = "token expired"
 

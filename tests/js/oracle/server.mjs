@@ -118,7 +118,7 @@ const directory = values['data-dir'] ?? mkdtempSync(join(tmpdir(), 'dsfast-oracl
 server.set('storage', new FileStorage(directory))
 if (!values['data-dir']) {
   process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
-  server.set('authentication', new TestAuthentication())
+  if (!config.auth) server.set('authentication', new TestAuthentication())
   server.set('permission', new TestPermission())
 }
 server.on('started', () => console.log(JSON.stringify({ ready: true, port })))

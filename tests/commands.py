@@ -30,8 +30,9 @@ def run(*arguments, cwd=ROOT, given=None, command=COMMAND, **environment):
 
 
 def variables(changes):
-    """The environment of a command, which finds the package wherever it runs."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    """The environment of a command: it finds the package wherever it runs, and no options by accident."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("DSFAST_")}
+    return {**usual, "PYTHONPATH": str(ROOT), **changes}
 
 
 class Process:

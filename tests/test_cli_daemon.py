@@ -57,7 +57,7 @@ def test_a_signal_to_end_ends_both(daemon, number):
 def test_other_signals_reach_the_server(daemon):
     process = daemon("--in-memory")
     process.signal(signal.SIGHUP)
-    process.wait_for("SIGHUP")
+    assert "no rules to be read again" in process.process.stderr.readline()
     process.signal(signal.SIGUSR1)
     process.signal(signal.SIGTERM)
     process.wait_for("State transition")

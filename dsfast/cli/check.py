@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def check(config_file: Path | None, lib_dir: Path | None, strict: bool) -> int:
             findings.error(str(problem).strip())
     if config is not None:
         findings.notes(config)
-        _check_parts(config, findings)
+        asyncio.run(_check_parts(config, findings))
         _check_data_directory(config, findings)
     _check_certificates(file, config, findings)
     findings.print(str(file or "no configuration file, the defaults"))
@@ -103,8 +104,11 @@ class _Collector(Logger):
         (self.findings.error if level >= LogLevel.ERROR else self.findings.warning)(message)
 
 
-def _check_parts(config: Config, findings: _Findings) -> None:
-    """Make every part as a start does, and have the built-in ones look at their options."""
+async def _check_parts(config: Config, findings: _Findings) -> None:
+    """Make every part as a start does, and have the built-in ones look at their options.
+
+    In an event loop, because parts may count on one; they do not get to run in it.
+    """
     from dsfast.services import Services  # noqa: PLC0415 - not needed for --help
     from dsfast.services.factory import build  # noqa: PLC0415
 
@@ -117,9 +121,11 @@ def _check_parts(config: Config, findings: _Findings) -> None:
             if kind in ("authentication", "permission") and type(part).__module__.startswith("dsfast."):
                 part.init()
         except Exception as error:  # a plugin's code may raise anything
-            place = config.source.place(pointer)
             text = str(error) or type(error).__name__
-            findings.error(f"{pointer}: {text}" + (f" ({place})" if place else ""))
+            place = config.source.place(pointer)
+            if place and ", line " not in text:  # which may be one in another file
+                text = f"{text} ({place})"
+            findings.error(f"{pointer}: {text}")
 
 
 def _sections(config: Config) -> Iterator[tuple[str, str, Any]]:

@@ -83,7 +83,7 @@ class _Run:
         self.exit_code = 0
         self.signals_seen = 0
         self._server = server
-        self._reloading: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[bool] | None = None
         self._has_terminal = _on_terminal()
         server.on("FATAL_EXCEPTION", self._on_fatal)
         server.on("started", self._on_started)
@@ -114,14 +114,7 @@ class _Run:
             # The terminal was closed; nobody has asked to read anything again.
             self._on_end(signal.SIGHUP)
         elif self._server.is_running() and (self._reloading is None or self._reloading.done()):
-            self._reloading = asyncio.create_task(self._reload())
-
-    async def _reload(self) -> None:
-        reload = getattr(self._server.get_services().permission, "reload", None)
-        if reload is None:
-            self._server.get_services().logger.info("INFO", "SIGHUP: there are no permission rules to read")
-        else:
-            await reload()
+            self._reloading = asyncio.create_task(self._server.reload_permissions())
 
     def _on_debug(self) -> None:
         if self._server.is_running():

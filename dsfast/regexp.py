@@ -813,6 +813,7 @@ class _Writer:
         self._never = set[int]()  # groups of negative look-around that has been left
         self._loops: list[set[int]] = []  # for each open loop the groups that a round may skip
         self._behind: list[set[int]] = []  # for each open look-behind its groups
+        self._backward = False  # look-behind matches from right to left, look-ahead in it does not
         self._own = 0
         if _nullable(tree) and _has_inner_edge(tree):
             # RE2 would find \\B between the bytes of one character.
@@ -910,11 +911,12 @@ class _Writer:
         self._lacks("a repetition of a group that may be empty")
         rest = self._own_group()
         mark, moved = f"(?=(?P<{rest}>(?s:.)*))", f"(?!(?P={rest})\\Z)"
-        # Look-behind matches from right to left.
-        once = f"(?:{moved}{body}{mark})" if self._behind else f"(?:{mark}{body}{moved})"
         high = None if node.high is None else node.high - node.low
         first = body + _quantifier(node.low, node.low, False) if node.low else ""
-        return first + once + _quantifier(0, high, node.lazy)
+        others = _quantifier(0, high, node.lazy)
+        if self._backward:
+            return f"(?:{moved}{body}{mark}){others}{first}"
+        return f"{first}(?:{mark}{body}{moved}){others}"
 
     def _own_group(self) -> str:
         self._own += 1
@@ -922,11 +924,13 @@ class _Writer:
 
     def _look(self, node: _Look) -> str:
         self._lacks("look-around")
+        outside, self._backward = self._backward, not node.ahead
         if not node.ahead:
             self._behind.append(_captures(node.item))
         item = self._write(node.item)
         if not node.ahead:
             self._behind.pop()
+        self._backward = outside
         if node.negative:
             self._never |= _captures(node.item)
         return f"(?{'' if node.ahead else '<'}{'!' if node.negative else '='}{item})"

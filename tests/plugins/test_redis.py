@@ -16,8 +16,8 @@ from dsfast.plugin import LogLevel, PluginError
 from dsfast.server import StartError
 from dsfast.testing import CacheConformance, FaultProxy, MemoryLogger, plugin_services, started
 from dsfast_plugins.options import OptionError
+from dsfast_plugins.pipeline import Refused
 from dsfast_plugins.redis import RedisCache
-from dsfast_plugins.redis.link import Refused
 from dsfast_plugins.redis.options import redis_options
 from tests.plugins.servers import RedisProcess, free_port, until
 from tests.record_client import GatedStorage, R, RecordClient
@@ -432,7 +432,7 @@ async def test_what_is_no_redis(echo_server):
     logger = MemoryLogger()
     cache = RedisCache({"port": echo_server}, plugin_services(logger), load())
     starting = asyncio.create_task(cache.when_ready())
-    assert "no Redis server" in await logger.wait_for("trying again")
+    assert "cannot be understood" in await logger.wait_for("trying again")
     starting.cancel()
     await cache.close()
 
@@ -612,7 +612,7 @@ async def test_slots_may_move_while_in_use(cluster):
     """A slot goes from one node to another key by key; its records wait for that, nothing is lost."""
     options = {**_cluster_options(cluster), "commandTimeout": 20_000}
     async with started(RedisCache, options) as cache, AsyncExitStack() as stack:
-        names = [name for i in range(400) if cache._lane((name := f"moving/{i}").encode()) == 3]
+        names = [name for i in range(400) if cache.lane((name := f"moving/{i}").encode()) == 3]
         assert len(names) > 10
         await asyncio.gather(*(cache.set(name, 1, {"n": name}) for name in names))
         clients = [stack.enter_context(redis.Redis(port=node.port)) for node in cluster]

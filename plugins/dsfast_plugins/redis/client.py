@@ -1,364 +1,120 @@
-"""Commands to wherever a record lives, through losses of connections, failovers and moves of slots."""
+"""The client of Redis servers: logging in, and what their errors mean."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import hiredis
 
-from dsfast.plugin import Logger, PluginError
-from dsfast_plugins.redis.link import Command, Link, RedisError, Refused, connect, pack
-from dsfast_plugins.redis.options import Address, RedisOptions
-from dsfast_plugins.redis.topology import Topology, topology
+from dsfast.plugin import Logger
+from dsfast_plugins.pipeline import Action, Address, Client, Limits, Link, Refused, ServerError, open_link
+from dsfast_plugins.pipeline.link import NOTHING
+from dsfast_plugins.redis.options import RedisOptions
+from dsfast_plugins.redis.topology import pack, topology
 from dsfast_plugins.tls import tls_context
 
-__all__ = ["RedisClient"]
+__all__ = ["RedisClient", "pack"]
 
-MIN_DELAY = 0.01
-MAX_DELAY = 1.0
-"""Seconds between attempts to connect, with full jitter."""
-
-_LATER = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK", "READONLY")
-"""Errors that go away by themselves, or once the right server was found.
+_LATER = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK")
+"""Errors that go away by themselves.
 
 ASK and TRYAGAIN come while a slot is being moved: our commands have several keys, and Redis carries those out
 only before and after.
 """
 
-
-class _Lane:
-    """Commands of one part of the records; they never overtake each other."""
-
-    __slots__ = ("drained", "index", "inflight", "link", "queue")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.link: Link | None = None
-        self.queue: deque[Command] = deque()
-        self.inflight = 0
-        self.drained: asyncio.Future[None] | None = None
+_REFUSALS = (
+    "WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH",
+    "ERR DB index", "ERR invalid DB index",
+)  # fmt: skip
 
 
-class RedisClient:
-    """A pipelined client.
+class RedisClient(Client):
+    """One server, the primary that sentinels name, or the primaries of a cluster."""
 
-    Every command is answered within ``timeout`` seconds, by a reply or by an Exception; commands whose
-    connection was lost are sent again in their order until then. ``max_queue_bytes`` bounds what waits. All
-    commands must be idempotent.
-    """
+    name = "redis"
 
     def __init__(self, options: RedisOptions, timeout: float, logger: Logger) -> None:
+        limits = Limits(
+            timeout=timeout,
+            connect_timeout=options.connect_timeout / 1000,
+            max_queue_bytes=options.max_queue_bytes,
+            max_retries=options.max_retries_per_request,
+            max_redirections=options.max_redirections,
+            queue_while_away=options.enable_offline_queue,
+        )
         self._options = options
-        self._timeout = timeout
-        self._logger = logger
         self._tls = tls_context(options.tls)
         self._sentinel_tls = tls_context(options.sentinel_tls)
-        self._topology: Topology = topology(options)
-        self._lanes = [_Lane(index) for index in range(self._topology.lanes)]
-        self._links: dict[Address, Link] = {}
-        self._loop = asyncio.get_running_loop()
-        self._number = 0
-        self._bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._recovery: asyncio.Task[None] | None = None
-        self._delay = MIN_DELAY
-        self._pause = False
-        self._away: Exception | None = None
-        self._closed = False
+        self._topology = topology(options)
+        self.description = self._topology.description
+        super().__init__(self._topology.lanes, limits, logger)
 
-    @property
-    def lanes(self) -> int:
-        """Number of parts of the records."""
-        return len(self._lanes)
+    async def refresh(self) -> None:
+        """Ask sentinels or nodes where the primaries are."""
+        await self._topology.refresh(self._open)
 
-    @property
-    def description(self) -> str:
-        """Where the server is, for people."""
-        return self._topology.description
+    def address(self, lane: int) -> Address | None:
+        """Where a part of the records is."""
+        return self._topology.address(lane)
 
-    # ---- life
-
-    async def start(self) -> None:
-        """Return when every part of the records can be reached. Raises Refused if waiting makes no sense."""
-        self._recovery = self._loop.create_task(self._recover(starting=True))
-        await self._recovery
-
-    async def close(self) -> None:
-        """Send what is queued on open connections, then end."""
-        self._closed = True
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait([self._recovery])
-        if self._timer is not None:
-            self._timer.cancel()
-        links, self._links = list(self._links.values()), {}
-        for link in links:
-            commands, link.pending = list(link.pending), deque()
-            link.close()
-            for command in commands:
-                self._finish(command, PluginError("the redis cache is closed"))
-        for lane in self._lanes:
-            lane.link = None
-            while lane.queue:
-                self._finish(lane.queue.popleft(), PluginError("the redis cache is closed"))
-
-    # ---- work
-
-    def submit(self, lane_index: int, packed: bytes, done: Callable[[Any], None]) -> None:
-        """Send a command; ``done`` gets the reply or an Exception."""
-        lane = self._lanes[lane_index]
-        if self._closed:
-            done(PluginError("the redis cache is closed"))
-            return
-        if lane.link is None and not self._options.enable_offline_queue:
-            done(PluginError(f"redis is away ({self._away})"))
-            return
-        if self._bytes + len(packed) > self._options.max_queue_bytes:
-            done(PluginError(f"redis is too slow: {self._bytes} bytes wait already"))
-            return
-        command = Command(packed, done)
-        command.lane = lane
-        self._number += 1
-        command.number = self._number
-        command.deadline = self._loop.time() + self._timeout
-        self._bytes += len(packed)
-        if self._timer is None:
-            self._arm()
-        if lane.link is None:
-            lane.queue.append(command)
-        else:
-            lane.inflight += 1
-            lane.link.send(command)
-
-    def call(self, lane: int, *words: str | bytes | int) -> asyncio.Future[Any]:
-        """As :meth:`submit`, for those who can wait; raises the error."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(reply: Any) -> None:
-            if future.done():
-                return
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
-        self.submit(lane, pack(words), done)
-        return future
-
-    def _finish(self, command: Command, reply: Any) -> None:
-        self._bytes -= len(command.packed)
-        done, command.done = command.done, None
-        if done is not None:
-            done(reply)
-
-    # ---- answers
-
-    def _on_reply(self, command: Command, reply: Any) -> None:
-        lane = command.lane
-        if lane is None:
-            if command.done is not None:
-                command.done(reply)
-            return
-        lane.inflight -= 1
-        if isinstance(reply, hiredis.ReplyError):
-            self._on_error(command, lane, str(reply))
-        else:
-            self._delay = MIN_DELAY
-            self._finish(command, reply)
-        if not lane.inflight and lane.drained is not None:
-            lane.drained.set_result(None)
-            lane.drained = None
-
-    def _on_error(self, command: Command, lane: _Lane, text: str) -> None:
-        code, _, rest = text.partition(" ")
-        if code == "MOVED" and self.lanes > 1:
-            self._topology.moved(lane.index, _address(rest))
-            self._again(command, RedisError(text), self._options.max_redirections)
-            self._detach(lane)
-        elif code in _LATER:
-            error = RedisError(text)
-            self._note_outage(error)
-            self._again(command, error, None)
-            if code == "READONLY" and lane.link is not None:  # no primary any more: look for the new one
-                lane.link.abort(error)
-            self._detach(lane)
-        else:
-            self._finish(command, PluginError(f"redis: {text}"))
-
-    def _again(self, command: Command, why: Exception, limit: int | None) -> None:
-        command.tries += 1
-        if command.done is None or self._closed or (limit is not None and command.tries > limit):
-            self._finish(command, PluginError(f"redis: {why}"))
-        else:
-            command.lane.queue.append(command)
-
-    def _on_lost(self, link: Link, unanswered: list[Command], error: Exception) -> None:
-        known = self._links.get(link.address) is link
-        if known:
-            del self._links[link.address]
-        for command in unanswered:
-            lane = command.lane
-            if lane is None:
-                if command.done is not None:
-                    command.done(error)
-                continue
-            lane.inflight -= 1
-            self._again(command, error, self._options.max_retries_per_request)
-            if not lane.inflight and lane.drained is not None:
-                lane.drained.set_result(None)
-                lane.drained = None
-        if known and not self._closed:
-            self._note_outage(error)
-            for lane in self._lanes:
-                if lane.link is link:
-                    self._detach(lane)
-
-    # ---- finding the way
-
-    def _detach(self, lane: _Lane) -> None:
-        """Hold the commands of a part until it was found (again)."""
-        lane.link = None
-        if self._recovery is None and not self._closed:
-            self._recovery = self._loop.create_task(self._recover())
-
-    async def _recover(self, *, starting: bool = False) -> None:
+    async def connect(self, address: Address) -> Link:
+        """A connection to what should be a primary."""
+        link = await self._open(address)
         try:
-            while any(lane.link is None for lane in self._lanes):
-                if self._pause:
-                    self._pause = False
-                    await asyncio.sleep(random.uniform(MIN_DELAY, self._delay))
-                    self._delay = min(self._delay * 2, MAX_DELAY)
-                try:
-                    await self._topology.refresh(self._open)
-                    await self._attach_all()
-                except Refused as error:
-                    if starting:
-                        raise
-                    self._note_outage(error)
-                except Exception as error:  # whatever it is, the way has to be found in the end
-                    self._note_outage(error)
-        finally:
-            self._recovery = None
-        if self._away is not None:
-            self._away = None
-            self._logger.info("INFO", f"redis is back: {self.description}")
-
-    async def _attach_all(self) -> None:
-        failed: dict[Address | None, Exception] = {}
-        for lane in self._lanes:
-            if lane.link is not None:
-                continue
-            address = self._topology.address(lane.index)
-            try:
-                if address in failed:
-                    continue
-                if address is None:
-                    raise RedisError("nobody has this part of the records")
-                link = await self._link_to(address)
-                if lane.inflight:  # on an old connection: what was sent first has to be answered first
-                    lane.drained = self._loop.create_future()
-                    await lane.drained
-                self._release(lane, link)
-            except Exception as error:
-                failed[address] = error
-        if failed:
-            self._pause = True
-            raise next(iter(failed.values()))
-
-    def _release(self, lane: _Lane, link: Link) -> None:
-        """Send what waited, in the order in which it was submitted."""
-        queue = sorted(lane.queue, key=_by_number)
-        lane.queue.clear()
-        lane.link = link if self._links.get(link.address) is link else None
-        for command in queue:
-            if lane.link is None:
-                lane.queue.append(command)
-            else:
-                lane.inflight += 1
-                lane.link.send(command)
-
-    async def _link_to(self, address: Address) -> Link:
-        link = self._links.get(address)
-        if link is None:
-            link = await self._open(address)
-            try:
-                async with asyncio.timeout(self._options.connect_timeout / 1000):
-                    await self._topology.check(link)
-            except BaseException:
-                link.close()
-                raise
-            self._links[address] = link
+            await self._topology.check(link)
+        except BaseException:
+            link.close()
+            raise
         return link
 
+    def judge(self, lane: int, error: Exception) -> Action:
+        """The first word of an error says what it means."""
+        code, _, rest = str(error).partition(" ")
+        if code == "MOVED" and len(self._lanes) > 1:
+            host, _, port = rest.rpartition(" ")[2].rpartition(":")
+            self._topology.moved(lane, Address(host, int(port)))
+            return Action.ELSEWHERE
+        if code == "READONLY":  # no primary any more
+            return Action.RECONNECT
+        return Action.LATER if code in _LATER else Action.FAIL
+
     async def _open(self, address: Address, *, sentinel: bool = False, password: str | None = None) -> Link:
-        tls = self._sentinel_tls if sentinel else self._tls
-        return await connect(
-            address, self._options, tls, self._on_reply, self._on_lost, sentinel=sentinel, password=password
+        options = self._options
+        given = options.sentinel_tls if sentinel else options.tls
+
+        def make() -> Link:
+            reader = hiredis.Reader(notEnoughData=NOTHING, protocolError=ValueError, replyError=ServerError)
+            return Link(address, reader, self.on_reply, self.on_lost)
+
+        async def greet(link: Link) -> None:
+            await _log_in(link, options, sentinel, password)
+
+        return await open_link(
+            make,
+            address,
+            greet,
+            timeout=options.connect_timeout / 1000,
+            family=options.family,
+            tls=self._sentinel_tls if sentinel else self._tls,
+            server_name=given.get("servername") if isinstance(given, dict) else None,
         )
 
-    def _note_outage(self, error: Exception) -> None:
-        self._pause = True
-        if self._away is None:
-            text = f"redis ({self.description}) cannot be used, trying again: {_text(error)}"
-            self._logger.warn("CACHE_ERROR", text)
-        self._away = error
 
-    # ---- time
-
-    def _arm(self) -> None:
-        self._timer = self._loop.call_later(self._timeout / 8, self._look_at_deadlines)
-
-    def _look_at_deadlines(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        for lane in self._lanes:
-            if lane.queue and any(command.deadline <= now for command in lane.queue):
-                queue, lane.queue = lane.queue, deque()
-                for command in queue:
-                    if command.deadline <= now:
-                        self._finish(command, self._too_late())
-                    else:
-                        lane.queue.append(command)
-        for link in list(self._links.values()):
-            self._look_at_link(link, now)
-        if self._bytes:
-            self._arm()
-
-    def _look_at_link(self, link: Link, now: float) -> None:
-        late = False
-        for command in link.pending:
-            if command.lane is None:
-                continue
-            if command.deadline > now:
-                break
-            late = True
-            done, command.done = (
-                command.done,
-                None,
-            )  # its answer may still come and is not mistaken for another
-            if done is not None:
-                done(self._too_late())
-        if late and now - link.last_received >= self._timeout:
-            link.abort(TimeoutError(f"no answer within {self._timeout * 1000:g} ms"))
-
-    def _too_late(self) -> PluginError:
-        why = f" ({_text(self._away)})" if self._away is not None else ""
-        return PluginError(f"redis did not answer within {self._timeout * 1000:g} ms{why}")
-
-
-def _address(text: str) -> Address:
-    """Of ``3999 127.0.0.1:6381``."""
-    host, _, port = text.rsplit(" ", maxsplit=1)[-1].rpartition(":")
-    return Address(host, int(port))
-
-
-def _by_number(command: Command) -> int:
-    return command.number
-
-
-def _text(error: Exception | None) -> str:
-    return str(error) or type(error).__name__
+async def _log_in(link: Link, options: RedisOptions, sentinel: bool, password: str | None) -> None:
+    user = options.sentinel_username if sentinel else options.username
+    secret = options.sentinel_password if sentinel else options.password
+    secret = secret if password is None else password
+    commands: list[tuple[Any, ...]] = []
+    if secret:
+        commands.append(("AUTH", user, secret) if user else ("AUTH", secret))
+    if options.connection_name:
+        commands.append(("CLIENT", "SETNAME", options.connection_name))
+    if options.db and not sentinel:
+        commands.append(("SELECT", options.db))
+    try:
+        for command in (*commands, ("PING",)):
+            await link.call(pack(command))
+    except ServerError as error:
+        if not str(error).startswith(_REFUSALS):
+            raise
+        raise Refused(f"{link.address} refuses the connection: {error}") from error

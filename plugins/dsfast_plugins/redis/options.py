@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from dsfast_plugins.options import Milliseconds, OptionError, Options, Port, Positive, Seconds, read_options
 from dsfast_plugins.tls import tls_context
 
-__all__ = ["Address", "Endpoint", "RedisOptions", "redis_options"]
+__all__ = ["Endpoint", "RedisOptions", "redis_options"]
 
 # Accepted by ioredis and without meaning here.
 IGNORED = (
@@ -68,16 +68,6 @@ class RedisOptions(Options, frozen=True, kw_only=True):
     allow_eviction: bool = False
     command_timeout: Milliseconds | None = None
     max_queue_bytes: Positive = 64 << 20
-
-
-class Address(Struct, frozen=True):
-    """Where a Redis server listens: a host and port, or a Unix socket (``port`` 0)."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if self.port else self.host
 
 
 def redis_options(given: Mapping[str, Any]) -> tuple[RedisOptions, list[str]]:

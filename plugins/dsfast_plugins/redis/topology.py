@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import binascii
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from dsfast_plugins.redis.link import Link, RedisError, Refused
-from dsfast_plugins.redis.options import Address, RedisOptions
+import hiredis
 
-__all__ = ["SHARDS", "Cluster", "Sentinels", "Standalone", "Topology", "topology"]
+from dsfast_plugins.pipeline import Address, Link, Refused, ServerError
+from dsfast_plugins.redis.options import RedisOptions
+
+__all__ = ["SHARDS", "Cluster", "Sentinels", "Standalone", "Topology", "pack", "topology"]
 
 SHARDS = 16
 """Parts of the records in a Redis Cluster; the keys of each share a hash tag (cluster.md 2.2)."""
@@ -28,14 +30,14 @@ class Topology(ABC):
 
     @abstractmethod
     async def refresh(self, connect: Opener) -> None:
-        """Find out where everything is. Raises OSError, TimeoutError, RedisError or Refused."""
+        """Find out where everything is. Raises OSError, TimeoutError, ServerError or Refused."""
 
     @abstractmethod
     def address(self, lane: int) -> Address | None:
         """Where a part is, as of the last refresh; None if nobody has it."""
 
     async def check(self, link: Link) -> None:  # noqa: B027 - an optional hook
-        """Raise RedisError if a new connection has not reached what it should have."""
+        """Raise ServerError if a new connection has not reached what it should have."""
 
     def moved(self, lane: int, address: Address) -> None:  # noqa: B027 - an optional hook
         """A server says that a part is elsewhere now."""
@@ -79,11 +81,11 @@ class Sentinels(Topology):
                     connect(address, sentinel=True, password=password),
                     "SENTINEL", "get-master-addr-by-name", self._group,
                 )  # fmt: skip
-            except (OSError, RedisError) as error:
+            except (OSError, ServerError) as error:
                 errors.append(error)
                 continue
             if found is None:
-                errors.append(RedisError(f"sentinel {address} knows no {self._group}"))
+                errors.append(ServerError(f"sentinel {address} knows no {self._group}"))
                 continue
             self._primary = Address(found[0].decode(), int(found[1]))
             self._sentinels.insert(0, self._sentinels.pop(index))
@@ -96,9 +98,9 @@ class Sentinels(Topology):
 
     async def check(self, link: Link) -> None:
         """A server that was the primary a moment ago may have become a replica."""
-        role = (await link.call("ROLE"))[0]
+        role = (await link.call(pack(("ROLE",))))[0]
         if role != b"master":
-            raise RedisError(f"{link.address} is no primary but a {role.decode()}")
+            raise ServerError(f"{link.address} is no primary but a {role.decode()}")
 
 
 class Cluster(Topology):
@@ -123,7 +125,7 @@ class Cluster(Topology):
         for address in dict.fromkeys([*self._known, *self._seeds]):
             try:
                 ranges = await _ask(connect(address, password=self._password), "CLUSTER", "SLOTS")
-            except (OSError, RedisError) as error:
+            except (OSError, ServerError) as error:
                 if "cluster support disabled" in str(error):
                     error = Refused(f"{address} is no node of a Redis Cluster")
                 errors.append(error)
@@ -160,10 +162,16 @@ def topology(options: RedisOptions) -> Topology:
     return Cluster(options) if options.nodes else Standalone(options)
 
 
+def pack(words: Sequence[str | bytes | int]) -> bytes:
+    """A command as it travels."""
+    packed: bytes = hiredis.pack_command(tuple(words))  # type: ignore[arg-type] # of any length, in truth
+    return packed
+
+
 async def _ask(connecting: Awaitable[Link], *words: str) -> Any:
     link = await connecting
     try:
-        return await link.call(*words)
+        return await link.call(pack(words))
     finally:
         link.close()
 

@@ -1,4 +1,4 @@
-"""One connection to a Redis server: commands go out once per turn of the loop, answers come in order."""
+"""One connection: commands go out once per turn of the event loop, answers come in the same order."""
 
 from __future__ import annotations
 
@@ -6,37 +6,46 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
-import hiredis
+from msgspec import Struct
 
-from dsfast_plugins.redis.options import Address, RedisOptions
+__all__ = ["NOTHING", "Address", "Command", "Link", "Reader", "Refused", "ServerError", "open_link"]
 
-__all__ = ["Command", "Link", "RedisError", "Refused", "connect", "pack"]
-
-_NOTHING = object()
-"""What the parser gives when it has no complete answer."""
+NOTHING = object()
+"""What a reader gives when it has no complete answer."""
 
 
-_REFUSALS = (
-    "WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH",
-    "ERR DB index", "ERR invalid DB index",
-)  # fmt: skip
+class ServerError(Exception):
+    """The server answered with an error, or with something that cannot be understood."""
 
 
-class RedisError(Exception):
-    """The server answered with an error, or gave no answer that can be understood."""
+class Refused(ServerError):
+    """The server does not want us (wrong password, wrong certificate). Trying again does not help."""
 
 
-class Refused(RedisError):
-    """The server does not want us: wrong password, unknown database. Trying again does not help."""
+class Address(Struct, frozen=True):
+    """Where a server listens: a host and port, or a Unix socket (``port`` 0)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
 
 
-def pack(words: Sequence[str | bytes | int]) -> bytes:
-    """A command as it travels."""
-    packed: bytes = hiredis.pack_command(tuple(words))  # type: ignore[arg-type] # of any length, in truth
-    return packed
+class Reader(Protocol):
+    """Cuts what arrives into answers."""
+
+    def feed(self, data: bytes) -> None:
+        """More bytes have arrived."""
+
+    def gets(self) -> Any:
+        """The next answer (an error is an Exception), or :data:`NOTHING`.
+
+        Raises ServerError or ValueError for what is no answer at all.
+        """
 
 
 class Command:
@@ -53,6 +62,10 @@ class Command:
         self.tries = 0
 
 
+OnReply = Callable[[Command, Any], None]
+OnLost = Callable[["Link", list[Command], Exception], None]
+
+
 class Link(asyncio.Protocol):
     """A connection.
 
@@ -60,19 +73,14 @@ class Link(asyncio.Protocol):
     end.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        on_reply: Callable[[Command, Any], None],
-        on_lost: Callable[[Link, list[Command], Exception], None],
-    ) -> None:
+    def __init__(self, address: Address, reader: Reader, on_reply: OnReply, on_lost: OnLost) -> None:
         self.address = address
         self.last_received = 0.0
         self.pending: deque[Command] = deque()
+        self._reader = reader
         self._on_reply = on_reply
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._out: list[bytes] = []
         self._scheduled = False
         self._transport: asyncio.Transport | None = None
@@ -86,21 +94,20 @@ class Link(asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
-    def call(self, *words: str | bytes | int) -> asyncio.Future[Any]:
-        """Send one command of the connection itself; the answer, errors raised as RedisError."""
+    def call(self, packed: bytes) -> asyncio.Future[Any]:
+        """Send one command of the connection itself; the answer, an error raised as ServerError."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def done(reply: Any) -> None:
             if future.done():
                 return
             if isinstance(reply, Exception):
-                future.set_exception(
-                    RedisError(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply
-                )
+                is_ours = isinstance(reply, (OSError, ServerError))
+                future.set_exception(reply if is_ours else ServerError(str(reply)))
             else:
                 future.set_result(reply)
 
-        self.send(Command(pack(words), done))
+        self.send(Command(packed, done))
         return future
 
     def abort(self, why: Exception) -> None:
@@ -137,80 +144,62 @@ class Link(asyncio.Protocol):
         reader, pending, on_reply = self._reader, self.pending, self._on_reply
         reader.feed(data)
         try:
-            while (reply := reader.gets()) is not _NOTHING:
+            while (reply := reader.gets()) is not NOTHING:
                 if not pending:
-                    raise hiredis.ProtocolError("an answer to nothing")
+                    raise ServerError("an answer to nothing")
                 on_reply(pending.popleft(), reply)
-        except hiredis.ProtocolError as error:
-            self.abort(RedisError(f"this is no Redis server: {error}"))
+        except (ServerError, ValueError) as error:
+            self.abort(ServerError(f"an answer that cannot be understood: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         unanswered, self.pending = list(self.pending), deque()
         self._transport = None
-        self._on_lost(
-            self, unanswered, self._why or exc or ConnectionError("the server closed the connection")
-        )
+        error = self._why or exc or ConnectionError("the server closed the connection")
+        self._on_lost(self, unanswered, error)
 
 
-async def connect(
+async def open_link(
+    make: Callable[[], Link],
     address: Address,
-    options: RedisOptions,
-    tls: ssl.SSLContext | None,
-    on_reply: Callable[[Command, Any], None],
-    on_lost: Callable[[Link, list[Command], Exception], None],
+    greet: Callable[[Link], Any],
     *,
-    sentinel: bool = False,
-    password: str | None = None,
+    timeout: float,
+    family: int = 0,
+    tls: ssl.SSLContext | None = None,
+    server_name: str | None = None,
 ) -> Link:
-    """A connection that has logged in. Raises OSError, TimeoutError, RedisError, or Refused."""
+    """A connection after ``await greet(link)``, all within ``timeout`` seconds.
+
+    ``family`` is 4, 6, or 0 for both. Raises OSError (TimeoutError included), ServerError or Refused.
+    """
     loop = asyncio.get_running_loop()
     made: list[Link] = []
 
-    def make() -> Link:
-        made.append(Link(address, on_reply, on_lost))
+    def remember() -> Link:
+        made.append(make())
         return made[-1]
 
     try:
-        async with asyncio.timeout(options.connect_timeout / 1000):
+        async with asyncio.timeout(timeout):
             if address.port:
-                name = None if tls is None else _server_name(options, address)
-                family = {0: 0, 4: socket.AF_INET, 6: socket.AF_INET6}[options.family]
                 await loop.create_connection(
-                    make, address.host, address.port, ssl=tls, server_hostname=name, family=family
+                    remember,
+                    address.host,
+                    address.port,
+                    ssl=tls,
+                    server_hostname=None if tls is None else server_name or address.host,
+                    family={0: 0, 4: socket.AF_INET, 6: socket.AF_INET6}[family],
                 )
             else:
-                await loop.create_unix_connection(make, address.host)
-            await _log_in(made[0], options, sentinel, password)
+                await loop.create_unix_connection(remember, address.host)
+            await greet(made[0])
     except BaseException as error:
         for link in made:
             link.abort(error if isinstance(error, Exception) else ConnectionError("given up"))
         if isinstance(error, ssl.SSLCertVerificationError):
             raise Refused(f"{address}: {error}") from error
         if isinstance(error, TimeoutError) and not str(error):
-            raise TimeoutError(f"no answer within {options.connect_timeout} ms") from None
+            raise TimeoutError(f"no answer within {timeout * 1000:g} ms") from None
         raise
     return made[0]
-
-
-def _server_name(options: RedisOptions, address: Address) -> str:
-    name = options.tls.get("servername") if isinstance(options.tls, dict) else None
-    return str(name or address.host)
-
-
-async def _log_in(link: Link, options: RedisOptions, sentinel: bool, password: str | None) -> None:
-    user = options.sentinel_username if sentinel else options.username
-    secret = options.sentinel_password if sentinel else options.password
-    secret = secret if password is None else password
-    try:
-        if secret:
-            await (link.call("AUTH", user, secret) if user else link.call("AUTH", secret))
-        if options.connection_name:
-            await link.call("CLIENT", "SETNAME", options.connection_name)
-        if options.db and not sentinel:
-            await link.call("SELECT", options.db)
-        await link.call("PING")
-    except RedisError as error:
-        if not str(error).startswith(_REFUSALS):
-            raise
-        raise Refused(f"{link.address} refuses the connection: {error}") from error

@@ -149,6 +149,14 @@ def test_null_entries_are_dropped_but_no_endpoint_is_an_error():
     assert "/connectionEndpoints" in problems({"connectionEndpoints": [None]})
 
 
+def test_an_unknown_type_of_authentication_is_called_so():
+    found = problems({"auth": [{"type": "none"}, {"type": "fil"}], "permission": {"type": "x"}})
+    assert found["/auth/1/type"].startswith("Unknown authentication type fil, it can be none, file, ")
+    assert found["/auth/1/type"].endswith(". Did you mean file?")
+    assert found["/permission/type"].startswith("Unknown permission type x, it can be ")
+    assert problems({"auth": []}) == {"/auth": "No authentication type specified"}
+
+
 def test_an_auth_entry_without_type_does_not_open_the_server():
     assert problems({"auth": [{}]}) == {"/auth/0": "Property type is required"}
     assert "/auth" in problems({"auth": []})

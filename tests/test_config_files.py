@@ -283,7 +283,7 @@ def test_problems_name_file_and_line(write):
         "3)/httpServer/options/allowAllOrigins: Expected bool, got str; in YAML 1.2 only true and false are "
         f"booleans ({path}, line 8)",
         f'4)/httpServer/options/origins: b must match format "uri" ({path}, line 9)',
-        "5)/auth/0/type: must be equal to one of the allowed values: "
+        "5)/auth/0/type: Unknown authentication type fil, it can be "
         f"none, file, storage, http, jwt. Did you mean file? ({path}, line 5)",
         f"6)/monitoring: must be a list ({path}, line 10)",
         f"7)/plugins/mine: Neither name nor path property found for plugin type: undefined ({path}, line 12)",

@@ -178,7 +178,7 @@ def test_a_wrong_variable_is_named():
         "/record/storageExclusionPrefixes: Expected array, got str "
         "(DSFAST_RECORD__STORAGE_EXCLUSION_PREFIXES)",
         "/listen: must be a mapping (DSFAST_LISTEN)",
-        "/auth/0/type: must be equal to one of the allowed values: none, file, storage, http, jwt. "
+        "/auth/0/type: Unknown authentication type fil, it can be none, file, storage, http, jwt. "
         "Did you mean file? (DSFAST_AUTH)",
     ]
 

@@ -37,6 +37,15 @@ from dsfast.config.variable import Variable, typed
 
 __all__ = ["load", "set_value", "suggestion"]
 
+KINDS = {
+    "auth": "authentication",
+    "permission": "permission",
+    "monitoring": "monitoring",
+    "httpServer": "httpServer",
+    "telemetry": "telemetry",
+}
+"""Sections whose type is called unknown by the texts of the specification (configuration.md section 3)."""
+
 
 def load(
     given: Mapping[str, Any] | Source | str | Path | Config | None = None,
@@ -245,7 +254,9 @@ class _Reader:
         ]
         for meta in metas:
             if len(entries) < (meta.min_length or 0):
-                return self._problem(pointer, f"must have at least {meta.min_length} entry")
+                kind = KINDS.get(pointer.removeprefix("/"))
+                text = f"No {kind} type specified" if kind else f"must have at least {meta.min_length} entry"
+                return self._problem(pointer, text)
         return [entry for entry in entries if entry is not UNSET]
 
     def _read_named(self, sections: Sequence[type[Section]], value: Any, pointer: str) -> Any:
@@ -278,7 +289,7 @@ class _Reader:
         if "type" not in given:
             return self.read_section(sections[0], given, pointer)
         if given["type"] not in list(builtin):
-            return self._not_allowed(f"{pointer}/type", given["type"], list(builtin))
+            return self._unknown_type(pointer, given["type"], list(builtin))
         return self.read_section(builtin[given["type"]], given, pointer)
 
     def _read_plugin(self, given: Mapping[str, Any], pointer: str) -> Any:
@@ -286,6 +297,13 @@ class _Reader:
         return self.read_section(
             PluginSection, {key: value for key, value in given.items() if key != "type"}, pointer
         )
+
+    def _unknown_type(self, pointer: str, value: Any, choices: Sequence[str]) -> Any:
+        kind = KINDS.get(pointer.split("/")[1])
+        if kind is None:
+            return self._not_allowed(f"{pointer}/type", value, choices)
+        text = f"Unknown {kind} type {value}, it can be {', '.join(choices)}{suggestion(str(value), choices)}"
+        return self._problem(f"{pointer}/type", text)
 
     def _not_allowed(self, pointer: str, value: Any, choices: Sequence[Any]) -> Any:
         allowed = ", ".join(str(choice) for choice in choices)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.plugins.servers import PostgresProcess, RedisProcess, program
+from tests.plugins.servers import MemcachedProcess, PostgresProcess, RedisProcess, program
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +40,12 @@ def certificate(tmp_path_factory):
         check=True, capture_output=True,
     )  # fmt: skip
     return files
+
+
+@pytest.fixture(scope="session")
+def memcached_servers():
+    """Three memcached servers."""
+    servers = [MemcachedProcess() for _ in range(3)]
+    yield servers
+    for server in servers:
+        server.stop()

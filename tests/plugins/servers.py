@@ -212,3 +212,20 @@ class PostgresProcess(Process):
         """Stop it and remove its files."""
         self.stop()
         shutil.rmtree(self.home)
+
+
+class MemcachedProcess(Process):
+    """A memcached on a free port."""
+
+    def __init__(self, *settings: str) -> None:
+        self.port = free_port()
+        command = [program("memcached"), "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-vv"]
+        user = account()
+        if user:
+            command += ["-u", user]
+        super().__init__([*command, *settings], "server listening", Path("/"))
+
+    @property
+    def location(self) -> str:
+        """As in the option serverLocation."""
+        return f"127.0.0.1:{self.port}"

@@ -931,10 +931,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.next_request()
 
     def become(self, Endpoint endpoint not None, bytes head not None, *, user_id, server_data=None,
-               client_data=UNSET):
+               client_data=UNSET, ends_in=None):
         """Instead of an answer: send ``head`` and belong to an endpoint whose protocol only sends, logged in.
 
-        False if the client has gone.
+        ``ends_in`` (ms) is when the login ends, see ``finish_login``. False if the client has gone.
         """
         if self.state != ST_HTTP or self.http is None:
             return False
@@ -951,6 +951,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.user_id = user_id if user_id else "OPEN"
         self.server_data = server_data
         self.client_data = client_data
+        self.login_deadline = 0 if ends_in is None else now_ms() + <uint64_t>max(1, ends_in)
         if self.reading_paused:
             self.reading_paused = False
             self.transport.resume_reading()

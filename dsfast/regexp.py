@@ -19,7 +19,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import re2
 import regex
@@ -970,8 +970,7 @@ def translate(source: str, flags: str = "") -> str:
 # Matching.
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """One match. `groups[0]` is the whole; a group that did not take part is None."""
 
     groups: tuple[str | None, ...]
@@ -1063,6 +1062,10 @@ class Regexp:
         }
         self._numbers = [0, *(own[f"g{number}"] for number in range(1, parser.groups + 1))]
         self._resets = [(own[wrapper], groups) for wrapper, groups in writer.resets]
+        self._how = "match" if "y" in flags else "search"
+        # The usual case has a way of its own: RE2, positions in an ASCII text are positions in its bytes.
+        self._usual = self.engine == "re2" and not self._resets
+        self._first = getattr(self._compiled, self._how)
 
     def __repr__(self) -> str:
         return f"/{self.source}/{self.flags}"
@@ -1084,19 +1087,33 @@ class Regexp:
 
     def search(self, text: str) -> Match | None:
         """The leftmost match, as JavaScript's `exec` finds it. Raises RegexpTimeout."""
-        subject = self._subject(text)
-        spans = self._find(subject, 0, self._how, self._deadline())
-        return None if spans is None else self._match(subject, spans)
+        if self._usual and text.isascii():
+            return self._usual_match(self._first(text.encode()), text)
+        return self._only(text, self._how)
 
     def test(self, text: str) -> bool:
         """Whether `search` would find something. Raises RegexpTimeout."""
+        if self._usual and text.isascii():
+            return self._first(text.encode()) is not None
         return self._find(self._subject(text), 0, self._how, self._deadline()) is not None
 
     def fullmatch(self, text: str) -> Match | None:
         """The match that covers the whole text. Raises RegexpTimeout."""
+        if self._usual and text.isascii():
+            return self._usual_match(self._compiled.fullmatch(text.encode()), text)
+        return self._only(text, "fullmatch")
+
+    def _only(self, text: str, how: str) -> Match | None:
         subject = self._subject(text)
-        spans = self._find(subject, 0, "fullmatch", self._deadline())
+        spans = self._find(subject, 0, how, self._deadline())
         return None if spans is None else self._match(subject, spans)
+
+    def _usual_match(self, found: Any, text: str) -> Match | None:
+        if found is None:
+            return None
+        spans = [found.span(number) for number in self._numbers]
+        groups = tuple([None if start < 0 else text[start:end] for start, end in spans])
+        return Match(groups, spans[0][0], {name: groups[number] for name, number in self.names.items()})
 
     def find_all(self, text: str) -> list[str]:
         """The texts of all matches from left to right, as `match` gives with flag g. Raises RegexpTimeout.
@@ -1116,10 +1133,6 @@ class Regexp:
             found.append(subject.part(start, end))
             at = end if start < end else subject.after(end)
         return found
-
-    @property
-    def _how(self) -> str:
-        return "match" if "y" in self.flags else "search"
 
     def _subject(self, text: str) -> _Subject:
         return _Subject(text, unicode="u" in self.flags, encoded=self.engine == "re2", folded=self._folded)

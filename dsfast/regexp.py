@@ -19,7 +19,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import re2
 import regex
@@ -970,7 +970,8 @@ def translate(source: str, flags: str = "") -> str:
 # Matching.
 
 
-class Match(NamedTuple):
+@dataclass(slots=True)
+class Match:
     """One match. `groups[0]` is the whole; a group that did not take part is None."""
 
     groups: tuple[str | None, ...]

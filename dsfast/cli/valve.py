@@ -80,7 +80,13 @@ def test(context: click.Context, files: Sequence[Path], rules_file: Path | None,
 @click.option("--old-data", metavar="JSON", help="The record as it is; without it the record does not exist.")
 @click.option("--record", "records", metavar="NAME=JSON", multiple=True, help="A record that exists.")
 @click.option("--now", type=float, metavar="MS", help="The time, in milliseconds since 1970.")
-@click.option("--max-rule-iterations", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--max-rule-iterations",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How often the rule may be evaluated while records are loaded for it.",
+)
 def explain(  # noqa: PLR0917 - click passes names
     file: Path,
     action: str,

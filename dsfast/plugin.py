@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -431,3 +431,7 @@ class ConnectionEndpoint(Plugin):
 
     def stop_accepting(self) -> None:
         """Refuse new clients from now on; those connected stay until :meth:`close`."""
+
+    def get_client_versions(self) -> Mapping[str, Set[str]]:
+        """Versions of the client libraries that have logged in since the start, by kind of library."""
+        return {}

@@ -601,6 +601,29 @@ async def test_a_client_that_leaves_during_its_login_is_no_ghost(how):
         assert users.gone == []
 
 
+async def test_the_versions_of_client_libraries_are_known_within_bounds():
+    async with serve() as s:
+        assert s.endpoint.get_client_versions() == {}
+        for kind, version in [
+            ("javascript", "7.0.5"),
+            ("javascript", "7.1.0"),
+            ("java", "3"),
+            ("x" * 999, "y" * 999),
+        ]:
+            client = await s.websocket()
+            client.message(Topic.CONNECTION, ConnectionAction.CHALLENGE, sdk_type=kind, sdk_version=version)
+            assert await client.payload() == ACCEPT
+            client.send(auth_request())
+            assert await client.payload() == AUTH_SUCCESSFUL
+        known = {"javascript": {"7.0.5", "7.1.0"}, "java": {"3"}, "x" * 64: {"y" * 64}}
+        assert s.endpoint.get_client_versions() == known
+        for number in range(1000):
+            s.endpoint._note_version(f"kind{number}", "1")
+            s.endpoint._note_version("java", str(number))
+        assert len(s.endpoint.get_client_versions()) == 100
+        assert len(s.endpoint.get_client_versions()["java"]) == 100
+
+
 async def test_messages_sent_behind_the_login_do_not_pass_it():
     async with serve(authentication=Users) as s:
         client = await s.challenged()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from dsfast._core.connection import Connection, Endpoint, Protocol
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocketEndpoint"]
 
+MAX_VERSIONS = 100
+MAX_VERSION_TEXT = 64
 NOBODY = "OPEN"
 """User id of a login that gave none."""
 OTHER_USER = "the login of an open connection can only be renewed for the same user"
@@ -44,6 +46,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         self._guard = FloodGuard(services.logger)
         self._logins: set[asyncio.Task[None]] = set()
         self._renewing: set[Connection] = set()
+        self._versions: dict[str, set[str]] = {}
         self._listeners = [
             plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
         ]
@@ -82,6 +85,20 @@ class WebSocketEndpoint(ConnectionEndpoint):
     def on_empty(self) -> None:
         """The last connection is gone."""
         self._http.on_empty()
+
+    def get_client_versions(self) -> Mapping[str, Set[str]]:
+        """Versions of the client libraries that have logged in, by kind; both are bounded."""
+        return self._versions
+
+    def _note_version(self, sdk_type: str, sdk_version: str) -> None:
+        sdk_type = sdk_type[:MAX_VERSION_TEXT]
+        versions = self._versions.get(sdk_type)
+        if versions is None:
+            if len(self._versions) >= MAX_VERSIONS:
+                return
+            versions = self._versions[sdk_type] = set()
+        if len(versions) < MAX_VERSIONS:
+            versions.add(sdk_version[:MAX_VERSION_TEXT])
 
     # --- called by the core
 
@@ -153,6 +170,8 @@ class WebSocketEndpoint(ConnectionEndpoint):
 
     def on_open(self, connection: Connection) -> None:
         """A client has logged in."""
+        if connection.sdk_type and connection.sdk_version:
+            self._note_version(connection.sdk_type, connection.sdk_version)
         if self._presence is not None:
             self._presence.connected(connection)
         self._report_login(True)

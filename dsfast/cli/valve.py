@@ -38,11 +38,11 @@ def check(file: Path) -> None:
 
 
 @valve.command()
-@click.argument("files", metavar="CASES...", type=_FILE, nargs=-1, required=True)
+@click.argument("cases", type=_FILE, nargs=-1, required=True)
 @click.option("--rules", "rules_file", type=_FILE, help="Test these rules instead of those CASES names.")
 @click.option("-v", "--verbose", is_flag=True, help="Give reasons for the right decisions too.")
 @click.pass_context
-def test(context: click.Context, files: Sequence[Path], rules_file: Path | None, verbose: bool) -> None:
+def test(context: click.Context, cases: Sequence[Path], rules_file: Path | None, verbose: bool) -> None:
     """Compare what the rules decide with the cases in CASES.
 
     Prints the decisions that are not the expected ones, with the reasons, and ends with code 1 if there are
@@ -52,10 +52,10 @@ def test(context: click.Context, files: Sequence[Path], rules_file: Path | None,
 
     rules = None if rules_file is None else _read_rules(rules_file)
     count = failed = 0
-    for file in files:
+    for file in cases:
         with _mistakes_in_one_line():
-            cases = read_cases(file, rules)
-        for case in cases:
+            read = read_cases(file, rules)
+        for case in read:
             count += 1
             try:
                 case.check()

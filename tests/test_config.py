@@ -146,7 +146,8 @@ def test_a_mapping_where_a_list_is_expected_is_its_only_entry():
 def test_null_entries_are_dropped_but_no_endpoint_is_an_error():
     config = load({"connectionEndpoints": [None, {"type": "ws-binary"}]})
     assert len(config.connection_endpoints) == 1
-    assert "/connectionEndpoints" in problems({"connectionEndpoints": [None]})
+    expected = {"/connectionEndpoints": "No connection endpoints configured"}
+    assert problems({"connectionEndpoints": [None]}) == problems({"connectionEndpoints": []}) == expected
 
 
 def test_an_unknown_type_of_authentication_is_called_so():

@@ -295,6 +295,15 @@ def test_a_whole_number_may_be_written_with_a_point_or_an_exponent(write):
     assert "/rpc/ackTimeout" in error(write("config.yml", "rpc: {ackTimeout: 1.5}"))
 
 
+def test_a_problem_is_one_line_whatever_the_key(write):
+    path = write("config.json", '{"a\\nb\\u001b[31m": 1, "auth": [{"type": "x\\ny\\ud800"}]}')
+    lines = error(path).splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("1) Property a\\nb\\x1b[31m is not expected to be here")
+    assert "x\\ny\\ud800" in lines[2]
+    error(path).encode()
+
+
 # Macros
 
 

@@ -255,7 +255,7 @@ class _Reader:
         for meta in metas:
             if len(entries) < (meta.min_length or 0):
                 kind = KINDS.get(pointer.removeprefix("/"))
-                text = f"No {kind} type specified" if kind else f"must have at least {meta.min_length} entry"
+                text = f"No {kind} type specified" if kind else "No connection endpoints configured"
                 return self._problem(pointer, text)
         return [entry for entry in entries if entry is not UNSET]
 

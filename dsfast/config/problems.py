@@ -22,7 +22,7 @@ class Problem:
 
     def __str__(self) -> str:
         line = f"{self.pointer}: {self.text}" if self.pointer else f" {self.text}"
-        return f"{line} ({self.place})" if self.place else line
+        return _printable(f"{line} ({self.place})" if self.place else line)
 
 
 class ConfigError(Exception):
@@ -40,5 +40,14 @@ class ConfigError(Exception):
     def file(cls, text: str) -> ConfigError:
         """A file that cannot be found, read or parsed; ``text`` is all that is said."""
         error = cls([Problem("", text)])
-        error.args = (text,)
+        error.args = (_printable(text),)
         return error
+
+
+def _printable(text: str) -> str:
+    """One line that every terminal can show, whatever keys, values and file names are in it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )

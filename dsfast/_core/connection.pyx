@@ -522,6 +522,16 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         start(&m, topic, action)
         return self.hub.send_msg(self, &m)
 
+    cdef int reply_invalid(self, int topic, int action, const Msg *m) except -1:
+        """Refuse a message of the handshake. The binary protocol does not say which."""
+        cdef Msg a
+        start(&a, topic, action)
+        if self.protocol is not None:
+            set_int(&a, I_ORIGINAL_ACTION, m.i[I_ACTION] if has_int(m, I_ACTION) else 0)
+            if m.topic != topic:
+                set_int(&a, I_ORIGINAL_TOPIC, m.topic)
+        return self.hub.send_msg(self, &a)
+
     cdef int reply_msg(self, const Msg *m, list names=None, dict versions=None) except -1:
         return self.hub.send_msg(self, m, names, versions)
 
@@ -529,7 +539,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
         if m.topic != T_CONNECTION:
             self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid connection message")
-            self.reply(T_CONNECTION, CONNECTION_INVALID_MESSAGE)
+            self.reply_invalid(T_CONNECTION, CONNECTION_INVALID_MESSAGE, m)
             return self.on_bad()
         if action == CONNECTION_CHALLENGE:
             if has_text(m, S_SDK_TYPE):
@@ -552,7 +562,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if m.topic != T_AUTH or self.state == ST_AUTH_RUNNING:
             # One check at a time: a second request could otherwise register the user twice.
             self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid auth message")
-            self.reply(T_AUTH, AU_INVALID_MESSAGE)
+            self.reply_invalid(T_AUTH, AU_INVALID_MESSAGE, m)
             return self.on_bad()
         kind = -1
         if action == AU_REQUEST and has_text(m, S_DATA):
@@ -561,7 +571,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 kind &= JSON_KIND_MASK
         if kind != JSON_OBJECT and kind != JSON_ARRAY:
             self.endpoint.owner.log_invalid_auth_data(self)
-            self.reply(T_AUTH, AU_INVALID_MESSAGE_DATA)
+            self.reply_invalid(T_AUTH, AU_INVALID_MESSAGE_DATA, m)
             return self.close(0)
         data = None if m.s[S_DATA].n == 2 else loads(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n))
         if self.endpoint.open_user_id is not None:

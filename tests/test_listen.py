@@ -59,6 +59,7 @@ class FakeTimers:
 class FakeConnection:
     def __init__(self, name="?"):
         self.name = name
+        self.user_id = name
         self.sent = []
         self.callbacks = []
         self.is_closed = False
@@ -147,6 +148,9 @@ class FakeLogger:
 
     def warn(self, event, message="", meta=None):
         self.lines.append(("warn", event, message))
+
+    def error(self, event, message="", meta=None):
+        self.lines.append(("error", event, message))
 
 
 class House:
@@ -248,6 +252,18 @@ def test_a_pattern_that_cannot_run_is_refused(house, pattern):
     assert len(text) < 1200
     assert house.registry.listener is None
     assert not client.callbacks
+
+
+def test_a_client_that_goes_on_sending_bad_patterns_does_not_fill_the_log(house):
+    client, other = house.client("peter"), house.client("mary")
+    for _ in range(50):
+        house.listen(client, "(")
+    assert len(client.take()) == 50
+    assert len(house.logger.lines) == 10
+    house.listen(other, "(")
+    assert len(house.logger.lines) == 11
+    house.handler.close()
+    assert house.logger.lines[-1][2] == "40 more of these from peter in the last 10 s"
 
 
 def test_patterns_per_client_are_limited():

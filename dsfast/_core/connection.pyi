@@ -74,7 +74,12 @@ class Connection(Peer, asyncio.BufferedProtocol):
     extra: Any
     def __init__(self, endpoint: Endpoint) -> None: ...
     def finish_login(
-        self, accepted: bool, user_id: str | None, server_data: Any, client_data: Any
+        self,
+        accepted: bool,
+        user_id: str | None,
+        server_data: Any,
+        client_data: Any,
+        ends_in: int | None = None,
     ) -> None: ...
     @property
     def held(self) -> int: ...

@@ -54,6 +54,8 @@ cdef enum:
     HTTP_PIPELINED = 64             # requests waiting behind one that is being worked on, before reading stops
     HTTP_BACKLOG = 1 << 20          # bytes of answers waiting, before a connection is cut off that asks for more
     CLOSE_TIMEOUT_MS = 2_000        # for the peer to answer our close frame
+    LOGIN_ENDED = 3000              # "Unauthorized" in the registry of websocket close codes
+    SHOWN_DATA = 1000               # bytes of unreadable login data that may be logged
     WAITING_MESSAGES = 1000         # behind a hold, before reading stops
     WAITING_BYTES = 1 << 20
 
@@ -556,7 +558,6 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     cdef int on_auth(self, Msg *m) except -1:
         cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
-        cdef int kind
         if m.topic == T_CONNECTION and (action == CONNECTION_PING or action == CONNECTION_PONG):
             return 0
         if m.topic != T_AUTH or self.state == ST_AUTH_RUNNING:
@@ -564,55 +565,51 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid auth message")
             self.reply_invalid(T_AUTH, AU_INVALID_MESSAGE, m)
             return self.on_bad()
-        kind = -1
-        if action == AU_REQUEST and has_text(m, S_DATA):
-            kind = json_check(m.s[S_DATA].p, m.s[S_DATA].n)
-            if kind >= 0:
-                kind &= JSON_KIND_MASK
-        if kind != JSON_OBJECT and kind != JSON_ARRAY:
-            self.endpoint.owner.log_invalid_auth_data(self)
-            self.reply_invalid(T_AUTH, AU_INVALID_MESSAGE_DATA, m)
-            return self.close(0)
+        if action != AU_REQUEST or not has_login_data(m):
+            return refuse_login_data(self, m)
         data = None if m.s[S_DATA].n == 2 else loads(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n))
         if self.endpoint.open_user_id is not None:
+            self.login_deadline = 0
             return self.login("open" if data is None else self.endpoint.open_user_id(data), None, UNSET)
         self.state = ST_AUTH_RUNNING
         self.endpoint.owner.authenticate(self, {} if data is None else data)
         return 0
 
     cdef int login(self, user_id, server_data, client_data) except -1:
-        cdef Msg m
-        cdef bytes text
         self.state = ST_OPEN
         self.was_open = True
         self.user_id = user_id if user_id else "OPEN"
         self.server_data = server_data
         self.client_data = client_data
         self.endpoint.logins += 1
-        start(&m, T_AUTH, AU_SUCCESSFUL)
-        if client_data is not UNSET:
-            text = dumps(client_data)
-            set_text(&m, S_DATA, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-        self.hub.send_msg(self, &m)
+        send_auth(self, AU_SUCCESSFUL, client_data)
         self.endpoint.owner.on_open(self)
         return self.arm()
 
-    def finish_login(self, bint accepted, user_id, server_data, client_data):
-        """The authentication service has decided (spec/connection-and-auth.md section 3)."""
-        cdef Msg m
-        cdef bytes text
-        if self.state != ST_AUTH_RUNNING:
+    def finish_login(self, bint accepted, user_id, server_data, client_data, ends_in=None):
+        """The authentication service has decided (spec/connection-and-auth.md section 3).
+
+        ``ends_in`` (ms) ends the connection unless it is renewed before. On an open connection this is the answer to
+        a renewal, which keeps the user id and takes everything else.
+        """
+        cdef bint renewal = self.state == ST_OPEN
+        if not renewal and self.state != ST_AUTH_RUNNING:
             return      # closed meanwhile: nobody is logged in, so that no ghost stays in presence
         if accepted:
-            self.login(user_id, server_data, client_data)
+            self.login_deadline = 0 if ends_in is None else now_ms() + <uint64_t>max(1, ends_in)
+            if renewal:
+                self.attempts = 0
+                self.server_data = server_data
+                self.client_data = client_data
+                send_auth(self, AU_SUCCESSFUL, client_data)
+                self.arm()
+            else:
+                self.login(user_id, server_data, client_data)
             self.unbuffered()
             return
-        self.state = ST_AUTH
-        start(&m, T_AUTH, AU_UNSUCCESSFUL)
-        if client_data is not UNSET:
-            text = dumps(client_data)
-            set_text(&m, S_DATA, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-        self.hub.send_msg(self, &m)
+        if not renewal:
+            self.state = ST_AUTH
+        send_auth(self, AU_UNSUCCESSFUL, client_data)
         self.unbuffered()
         self.attempts += 1
         if self.attempts >= self.endpoint.max_auth_attempts:
@@ -632,6 +629,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                 return self.reply(T_CONNECTION, CONNECTION_PONG)
             if action == CONNECTION_PONG or action == CONNECTION_CLOSING:
                 return 0
+        if m.topic == T_AUTH and self.login_deadline and has_int(m, I_ACTION) and m.i[I_ACTION] == AU_REQUEST:
+            return renew_login(self, m)
         return self.unknown_topic()
 
     cdef int unknown_topic(self) except -1:
@@ -827,9 +826,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     # --- time ------------------------------------------------------------------------------------------------
 
     cdef int arm(self) except -1:
-        """Set the timer to whichever comes first: the login limit or the heartbeat limit."""
+        """Set the timer to whichever comes first: the end of the login (or the time for one), or the heartbeat limit."""
         cdef uint64_t now = now_ms(), due = self.last_seen + 2 * self.endpoint.heartbeat_interval + 1
-        if self.state < ST_OPEN and self.login_deadline and self.login_deadline < due:
+        if self.login_deadline and self.login_deadline < due:
             due = self.login_deadline
         if self.protocol is not None and self.protocol.beats and now + self.endpoint.heartbeat_interval < due:
             due = now + self.endpoint.heartbeat_interval
@@ -842,7 +841,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if self.state >= ST_CLOSING or self.state == ST_HTTP:
             self.abort()
             return 0
-        if self.state < ST_OPEN and self.login_deadline and now >= self.login_deadline:
+        if self.login_deadline and now >= self.login_deadline:
+            if self.state == ST_OPEN:
+                self.endpoint.owner.log_login_ended(self)
+                return self.close(LOGIN_ENDED)
             self.endpoint.owner.log_auth_timeout(self)
             self.reply(T_CONNECTION, CONNECTION_AUTHENTICATION_TIMEOUT)
             return self.close(0)
@@ -1122,6 +1124,41 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     def __repr__(self):
         return f"<Connection {self.user_id!r} state={self.state}>"
+
+
+cdef bint has_login_data(const Msg *m) except -1:
+    """Whether a message carries an object or an array."""
+    cdef int kind = json_check(m.s[S_DATA].p, m.s[S_DATA].n) if has_text(m, S_DATA) else -1
+    return kind >= 0 and (kind & JSON_KIND_MASK == JSON_OBJECT or kind & JSON_KIND_MASK == JSON_ARRAY)
+
+
+cdef int refuse_login_data(Connection c, const Msg *m) except -1:
+    """A login that makes no sense ends the connection."""
+    cdef size_t n = m.s[S_DATA].n if has_text(m, S_DATA) else 0
+    c.endpoint.owner.log_invalid_auth_data(c, PyBytes_FromStringAndSize(m.s[S_DATA].p if n else NULL, <Py_ssize_t>min(n, <size_t>SHOWN_DATA)))
+    c.reply_invalid(T_AUTH, AU_INVALID_MESSAGE_DATA, m)
+    return c.close(0)
+
+
+cdef int renew_login(Connection c, const Msg *m) except -1:
+    """A login that ends may be renewed by another one before (docs/authentication.md)."""
+    if not has_login_data(m):
+        return refuse_login_data(c, m)
+    if c.endpoint.owner.renew(c, loads(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n))):
+        return 0
+    c.reply_invalid(T_AUTH, AU_INVALID_MESSAGE, m)
+    return c.on_bad()
+
+
+cdef int send_auth(Connection c, int action, client_data) except -1:
+    """Answer a login."""
+    cdef Msg m
+    cdef bytes text
+    start(&m, T_AUTH, action)
+    if client_data is not UNSET:
+        text = dumps(client_data)
+        set_text(&m, S_DATA, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    return c.hub.send_msg(c, &m)
 
 
 cdef bint understands_patch_multi(version) except -1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsfast._core.connection import Connection, Endpoint, Protocol
-from dsfast.plugin import ConnectionEndpoint, ConnectionListener, PluginError
+from dsfast._core.json_text import dumps
+from dsfast.plugin import AuthResult, ConnectionEndpoint, ConnectionListener, PluginError
 from dsfast.services.authentication import OpenAuthentication
 from dsfast.services.logger import FloodGuard
 from dsfast.services.monitoring import NoMonitoring
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from dsfast.config import WebSocketOptions
 
 __all__ = ["WebSocketEndpoint"]
+
+NOBODY = "OPEN"
+"""User id of a login that gave none."""
+OTHER_USER = "the login of an open connection can only be renewed for the same user"
 
 
 class WebSocketEndpoint(ConnectionEndpoint):
@@ -37,6 +43,7 @@ class WebSocketEndpoint(ConnectionEndpoint):
         self._presence = router.presence
         self._guard = FloodGuard(services.logger)
         self._logins: set[asyncio.Task[None]] = set()
+        self._renewing: set[Connection] = set()
         self._listeners = [
             plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
         ]
@@ -88,23 +95,54 @@ class WebSocketEndpoint(ConnectionEndpoint):
 
     def authenticate(self, connection: Connection, auth_data: Any) -> None:
         """Ask the authentication service; the connection is told when it has decided."""
-        task = asyncio.ensure_future(self._authenticate(connection, auth_data))
+        self._begin(self._authenticate(connection, auth_data))
+
+    def renew(self, connection: Connection, auth_data: Any) -> bool:
+        """As :meth:`authenticate`, for an open connection whose login ends; False while that is going on."""
+        if connection in self._renewing:
+            return False
+        self._renewing.add(connection)
+        self._begin(self._renew(connection, auth_data))
+        return True
+
+    def _begin(self, login: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(login)
         self._logins.add(task)
         task.add_done_callback(self._logins.discard)
 
     async def _authenticate(self, connection: Connection, auth_data: Any) -> None:
+        self._finish(connection, auth_data, await self._ask(connection, auth_data))
+
+    async def _renew(self, connection: Connection, auth_data: Any) -> None:
+        try:
+            result = await self._ask(connection, auth_data)
+        finally:
+            self._renewing.discard(connection)
+        if connection.is_closed:
+            return
+        if result.is_valid and (result.id or NOBODY) != connection.user_id:
+            result = AuthResult(False, client_data={"error": OTHER_USER})
+        if result.is_valid:
+            self._report_login(True)
+            self.logger.info("AUTH_SUCCESSFUL", f"{connection.user_id} (renewed)")
+        self._finish(connection, auth_data, result)
+
+    async def _ask(self, connection: Connection, auth_data: Any) -> AuthResult:
         handshake = connection.handshake_data
         self.logger.debug("REQUEST", str(handshake["remoteAddress"]))
         result = await self.services.authentication.is_valid_user(handshake, auth_data)
-        accepted = result is not None and result.is_valid
-        if not accepted:
+        return AuthResult(False) if result is None else result
+
+    def _finish(self, connection: Connection, auth_data: Any, result: AuthResult) -> None:
+        """Tell the connection, and if the login is refused everybody else."""
+        if not result.is_valid:
             self._report_login(False)
             text = "invalid authentication data"
             if self.options.log_invalid_auth_data:
-                text += f": {auth_data!r}"
+                text += f": {dumps(auth_data).decode()}"
             self._guard.info(self._who(connection), "AUTH_UNSUCCESSFUL", text)
-        if result is not None:
-            connection.finish_login(accepted, result.id, result.server_data, result.client_data)
+        ends_in = None if result.expires is None else int((result.expires - time.time()) * 1000)
+        connection.finish_login(result.is_valid, result.id, result.server_data, result.client_data, ends_in)
 
     def _report_login(self, allowed: bool) -> None:
         if self._monitoring is not None:
@@ -171,9 +209,13 @@ class WebSocketEndpoint(ConnectionEndpoint):
         text = f"tried to update record {name} to version {version} but it already was {current}"
         self._guard.warn(self._who(connection), "VERSION_EXISTS", f"{connection.user_id} {text}")
 
-    def log_invalid_auth_data(self, connection: Connection) -> None:
-        """A login request could not be read."""
-        self._guard.warn(self._who(connection), "INVALID_MESSAGE_DATA", "")
+    def log_invalid_auth_data(self, connection: Connection, data: bytes) -> None:
+        """A login request could not be read; ``data`` is the beginning of what it carries."""
+        text = ""
+        if self.options.log_invalid_auth_data:
+            given = data.decode("utf-8", "replace")
+            text = f'Error parsing auth message "{given}": it is no JSON object'
+        self._guard.warn(self._who(connection), "INVALID_MESSAGE_DATA", text)
 
     def log_too_many_attempts(self, connection: Connection) -> None:
         """A connection is closed after its last refused login."""
@@ -186,6 +228,10 @@ class WebSocketEndpoint(ConnectionEndpoint):
             "AUTHENTICATION_TIMEOUT",
             "connection has not authenticated successfully in the expected time",
         )
+
+    def log_login_ended(self, connection: Connection) -> None:
+        """A login has expired and was not renewed."""
+        self.logger.info("AUTHENTICATION_TIMEOUT", f"the login of {connection.user_id} has expired")
 
     def log_heartbeat(self, connection: Connection) -> None:
         """A connection has gone silent."""

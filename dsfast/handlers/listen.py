@@ -21,6 +21,7 @@ from dsfast.handlers.patterns import Pattern, PatternIndex
 from dsfast.handlers.permission import Decision
 from dsfast.plugin import Logger, NamespacedLogger, Socket
 from dsfast.regexp import RegexpError
+from dsfast.services.logger import FloodGuard
 
 __all__ = ["ListenHandler"]
 
@@ -138,6 +139,7 @@ class ListenHandler:
         self._timers = timers
         self._options = options
         self._logger = logger
+        self._guard = FloodGuard(logger)
         self._gate = gate if options.check_names else None
         self._rng = rng or random.Random()
         self._clock = clock
@@ -224,6 +226,7 @@ class ListenHandler:
 
     def close(self) -> None:
         """Forget everything, tell nobody; no timer or callback is left."""
+        self._guard.close()
         for name, search in list(self._searches.items()):
             self._end_search(name, search)
         for connection in self._connections:
@@ -253,9 +256,8 @@ class ListenHandler:
                 raise RegexpError(f"the client has {len(held)} patterns, more are not allowed")
             pattern = self._pattern(text)
         except RegexpError as error:
-            self._logger.warn(
-                "INVALID_LISTEN_REGEX", f"{text[: self._options.max_pattern_length]!r}: {error}"
-            )
+            shown = repr(text[: self._options.max_pattern_length])
+            self._guard.warn(connection.user_id or "nobody", "INVALID_LISTEN_REGEX", f"{shown}: {error}")
             self._send(connection, self._actions.INVALID_LISTEN_REGEX, name=text)
             return
         listener = self._add(connection, pattern)

@@ -132,6 +132,7 @@ cdef class Connection(ConnectionBase):
     cdef int move(self, Endpoint endpoint) except -1
     cdef int upgrade(self, object request) except -1
     cdef int send_raw(self, bytes data) except -1
+    cdef int reply_invalid(self, int topic, int action, const Msg *m) except -1
     cdef int reply_msg(self, const Msg *m, list names=*, dict versions=*) except -1
     cpdef hold(self)
     cpdef release(self)

@@ -524,6 +524,16 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         start(&m, topic, action)
         return self.hub.send_msg(self, &m)
 
+    cdef int reply_invalid(self, int topic, int action, const Msg *m) except -1:
+        """Refuse a message of the handshake. The binary protocol does not say which."""
+        cdef Msg a
+        start(&a, topic, action)
+        if self.protocol is not None:
+            set_int(&a, I_ORIGINAL_ACTION, m.i[I_ACTION] if has_int(m, I_ACTION) else 0)
+            if m.topic != topic:
+                set_int(&a, I_ORIGINAL_TOPIC, m.topic)
+        return self.hub.send_msg(self, &a)
+
     cdef int reply_msg(self, const Msg *m, list names=None, dict versions=None) except -1:
         return self.hub.send_msg(self, m, names, versions)
 
@@ -531,7 +541,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         cdef int action = <int>m.i[I_ACTION] if has_int(m, I_ACTION) else 0
         if m.topic != T_CONNECTION:
             self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid connection message")
-            self.reply(T_CONNECTION, CONNECTION_INVALID_MESSAGE)
+            self.reply_invalid(T_CONNECTION, CONNECTION_INVALID_MESSAGE, m)
             return self.on_bad()
         if action == CONNECTION_CHALLENGE:
             if has_text(m, S_SDK_TYPE):
@@ -553,7 +563,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if m.topic != T_AUTH or self.state == ST_AUTH_RUNNING:
             # One check at a time: a second request could otherwise register the user twice.
             self.endpoint.owner.log_limited(self, "INVALID_MESSAGE", "invalid auth message")
-            self.reply(T_AUTH, AU_INVALID_MESSAGE)
+            self.reply_invalid(T_AUTH, AU_INVALID_MESSAGE, m)
             return self.on_bad()
         if action != AU_REQUEST or not has_login_data(m):
             return refuse_login_data(self, m)
@@ -1127,7 +1137,7 @@ cdef int refuse_login_data(Connection c, const Msg *m) except -1:
     """A login that makes no sense ends the connection."""
     cdef size_t n = m.s[S_DATA].n if has_text(m, S_DATA) else 0
     c.endpoint.owner.log_invalid_auth_data(c, PyBytes_FromStringAndSize(m.s[S_DATA].p if n else NULL, <Py_ssize_t>min(n, <size_t>SHOWN_DATA)))
-    c.reply(T_AUTH, AU_INVALID_MESSAGE_DATA)
+    c.reply_invalid(T_AUTH, AU_INVALID_MESSAGE_DATA, m)
     return c.close(0)
 
 
@@ -1137,7 +1147,7 @@ cdef int renew_login(Connection c, const Msg *m) except -1:
         return refuse_login_data(c, m)
     if c.endpoint.owner.renew(c, loads(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n))):
         return 0
-    c.reply(T_AUTH, AU_INVALID_MESSAGE)
+    c.reply_invalid(T_AUTH, AU_INVALID_MESSAGE, m)
     return c.on_bad()
 
 

@@ -55,6 +55,7 @@ _BUILT_IN = {
     ("permission", "none"): "dsfast.services.permission:OpenPermission",
     ("permission", "config"): "dsfast.services.permission.valve:ValvePermission",
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
+    ("connection_endpoint", "ws-json"): "dsfast.endpoints.json:JsonEndpoint",
     ("telemetry", "deepstreamIO"): "dsfast.services.telemetry:NoTelemetry",
 }
 

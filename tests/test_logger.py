@@ -10,6 +10,7 @@ from dsfast.config import load
 from dsfast.plugin import Logger, LogLevel, Monitoring
 from dsfast.services import Services
 from dsfast.services.logger import DefaultLogger, FloodGuard
+from dsfast.services.logger.json import JsonLogger
 
 
 @pytest.fixture
@@ -129,8 +130,9 @@ def with_monitoring(services, kind):
     return services.monitoring
 
 
-def test_warnings_and_errors_reach_monitoring_whatever_the_level(services, capsys):
-    logger = make_logger(services)
+@pytest.mark.parametrize("kind", [DefaultLogger, JsonLogger])
+def test_warnings_and_errors_reach_monitoring_whatever_the_level(services, kind, capsys):
+    logger = make_logger(services, kind)
     logger.warn("EARLY", "there is no monitoring yet")
     recorder = with_monitoring(services, Recorder)
     logger.set_log_level(LogLevel.OFF)
@@ -157,8 +159,9 @@ def test_a_failing_monitoring_is_logged_and_not_asked_about_that_line(services, 
     assert len(err) == 2
 
 
-def test_fatal_tells_the_server_once(services, fatal_calls):
-    logger = make_logger(services)
+@pytest.mark.parametrize("kind", [DefaultLogger, JsonLogger])
+def test_fatal_tells_the_server_once(services, fatal_calls, kind, capsys):
+    logger = make_logger(services, kind)
     logger.fatal("F", "a")
     logger.get_namespace("N").fatal("F", "b")
     assert fatal_calls == [1]

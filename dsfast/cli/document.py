@@ -78,7 +78,7 @@ def _paragraphs(command: click.Command) -> Iterator[str]:
 
 
 def _argument(argument: click.Argument) -> str:
-    name = argument.name.upper() if argument.name else ""
+    name = argument.metavar or (argument.name or "").upper()
     return name if argument.required else f"[{name}]"
 
 

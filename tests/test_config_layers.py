@@ -111,6 +111,19 @@ def test_lists_and_mappings_are_json_or_yaml():
     assert config.plugins["audit"].path == "company.audit"
 
 
+def test_a_variable_for_a_part_comes_after_that_for_the_whole():
+    config = with_variables(
+        AUTH='[{"type": "none"}, {"type": "none"}]',
+        AUTH__1__TYPE="file",
+        STORAGE='{"type": "none"}',
+        STORAGE__TYPE="sqlite",
+        STORAGE__OPTIONS='{"path": "a"}',
+        STORAGE__OPTIONS__PATH="b",
+    )
+    assert [entry.type for entry in config.auth] == ["none", "file"]
+    assert (config.storage.type, config.storage.options.path) == ("sqlite", "b")
+
+
 def test_a_mapping_merges_with_that_of_the_file(with_file):
     config = with_file("rpc: {ackTimeout: 2, responseTimeout: 2}", RPC='{"ackTimeout": 5}')
     assert (config.rpc.ack_timeout, config.rpc.response_timeout) == (5, 2)

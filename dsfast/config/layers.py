@@ -92,7 +92,9 @@ class _Overlay:
     def apply_environment(self, environ: Mapping[str, str]) -> None:
         """Values of the variables ``DSFAST_<KEY>__<KEY>...``."""
         problems: list[Problem] = []
-        for name, keys in sorted(self._variables(environ), key=lambda item: (_rank(item[1][-1]), item[0])):
+        # A whole section comes before its parts, the choice of an implementation before its options.
+        order = sorted(self._variables(environ), key=lambda item: [(_rank(key), key) for key in item[1]])
+        for name, keys in order:
             try:
                 self._assign(keys, _value(environ[name]), Place(name))
             except ValueError as error:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from valve_expressions import RECORDS, VARIABLES, Generator
+from valve_expressions import RECORDS, VARIABLES, Generator, nonsense
 
 from dsfast._core.js_values import number_text
 from dsfast._core.json_text import loads
@@ -23,6 +23,8 @@ RULES = int(os.environ.get("DSFAST_VALVE_DIFF", "4000"))
 SEED = int(os.environ.get("DSFAST_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
 BATCH = 5000
 SCRIPT = Path(__file__).parent / "js" / "valve-eval.mjs"
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
 
 def written(value):
@@ -83,17 +85,54 @@ def outcome(result):
     return {"error": result["error"]} if "error" in result else result
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def differences(cases):
+    """Cases whose outcome is another one in Node; how often what came out."""
+    found, kinds = [], Counter()
+    for case, theirs in zip(cases, by_node(cases), strict=True):
+        ours = evaluated(case)
+        kinds[theirs.get("error", "value")] += 1
+        if outcome(ours) != outcome(theirs):
+            found.append({"case": case.as_dict(), "dsfast": ours, "node": theirs})
+    return found, kinds
+
+
+@needs_node
 def test_same_as_node():
     draw = random.Random(SEED)
-    differences, kinds = [], Counter()
+    found, kinds = [], Counter()
     for start in range(0, RULES, BATCH):
         cases = [Generator(draw).case() for _ in range(min(BATCH, RULES - start))]
-        for case, theirs in zip(cases, by_node(cases), strict=True):
-            ours = evaluated(case)
-            kinds[theirs.get("error", "value")] += 1
-            if outcome(ours) != outcome(theirs):
-                differences.append({"case": case.as_dict(), "dsfast": ours, "node": theirs})
+        batch_found, batch_kinds = differences(cases)
+        found += batch_found
+        kinds += batch_kinds
     # Most of what is generated has to be more than an error.
     assert kinds["value"] > RULES / 3, kinds
-    assert not differences, f"seed {SEED}: {len(differences)} differences, the first: {differences[0]}"
+    assert not found, f"seed {SEED}: {len(found)} differences, the first: {found[0]}"
+
+
+def compiles(rule):
+    try:
+        compile_rule(rule)
+    except RuleSyntaxError:
+        return False
+    return True
+
+
+def is_expression(rule):
+    """Whether it compiles, and is neither empty nor ended by a semicolon, which Node would refuse here."""
+    return compiles(rule) and compiles(f"(\n{rule}\n)")
+
+
+@needs_node
+def test_nonsense_that_is_accepted_means_what_it_means_in_node():
+    draw = random.Random(SEED)
+    for _ in range(0, RULES, BATCH):
+        cases = []
+        for _ in range(min(RULES, BATCH)):
+            case = Generator(draw, depth=3).case()
+            case.rule = nonsense(draw)
+            if is_expression(case.rule):
+                cases.append(case)
+        found, kinds = differences(cases)
+        assert kinds["value"] > len(cases) / 5, kinds
+        assert not found, f"seed {SEED}: {len(found)} differences, the first: {found[0]}"

@@ -37,7 +37,7 @@ STRINGS = (
 PATTERNS = (
     "a", "^a", "b$", "^[a-z]+$", "(a)(b)?", "(?<n>.)(.)", "o", "[^]", "[]", r"\d+", r"\w", r"\s",
     r"\bfoo\b", "a{1,2}", "a{,2}", "(?:x|a)+", ".", "^.$", "😀", "[😀]", r"\u{1F600}", r"\ud83d", r"\/",
-    "(?=a)a", "(?<!a)b", r"(.)\1", "^$", "[a-z", "(", "+*", "a{2,1}", "ß", r"\p{L}", "$", "x?", r"\x41",
+    "(?=a)a", "(?<!a)b", r"(.)\1", "^$", "(", "+*", "a{2,1}", "ß", r"\p{L}", "$", "x?", r"\x41",
     "i", r"\S+",
 )  # fmt: skip
 SPACES = (" ", " ", " ", "  ", "\n", "\t", "\u00a0", "/* c */", "// c\n", "\ufeff", "\r\n", "\u2028")
@@ -47,6 +47,20 @@ BINARY = (
 )  # fmt: skip
 UNARY = ("!", "!", "-", "+", "~", "typeof", "void")
 STRING_METHODS = ("startsWith", "endsWith", "includes", "indexOf", "toUpperCase", "toLowerCase", "trim")
+SIGNS = "( ) [ ] { } ${ ` ' \" \\ / // /* */ . ?. ?.( , ; : ? => = += ++ -- ... # @ \n \u2028 \x00 \ud800"
+WORDS = (
+    "data oldData user now name action _ $id id trim match includes undefined null new this function in async"
+)
+TOKENS = [
+    *BINARY,
+    *UNARY,
+    *NUMBERS,
+    *(f"/{pattern}/" for pattern in PATTERNS),
+    *(repr(text) for text in STRINGS[:20]),
+    *SIGNS.split(" "),
+    *WORDS.split(" "),
+    *("0x", "1e", "\\\n", "😀", "é", "__proto__", "a:", "get a()"),
+]
 
 
 @dataclass
@@ -369,3 +383,20 @@ def collide(left: str, right: str) -> bool:
     if "/" in (left[-1], right[0]):
         return True
     return left[-1] in signs and (right[0] in signs or right[0].isdigit())
+
+
+def nonsense(draw: Any) -> str:
+    """Random characters, random tokens, or a rule with a piece cut out, doubled or replaced."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        top = draw.choice((0x80, 0x300, 0x10FFFF))
+        return "".join(chr(draw.randrange(top)) for _ in range(draw.randrange(40)))
+    if kind == 1:
+        return draw.choice(("", " ")).join(draw.choice(TOKENS) for _ in range(draw.randrange(30)))
+    source = Generator(draw, depth=4).case().rule
+    for _ in range(draw.randrange(1, 4)):
+        start = draw.randrange(len(source) + 1)
+        end = min(len(source), start + draw.randrange(12))
+        middle = draw.choice(("", source[start:end] * 2, draw.choice(TOKENS), source[end:start:-1]))
+        source = source[:start] + middle + source[end:]
+    return source

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsfast import regexp
 from dsfast.regexp import RegexpError, RegexpTimeout, to_units, translate
@@ -268,3 +270,21 @@ def test_positions_count_utf_16_units():
 def test_translated_sources_only_tell_whether_there_is_a_match():
     assert "P<" not in translate("(a)(?<n>b)*")
     assert to_units("😀") == "\U0010d83d\U0010de00"
+
+
+@given(
+    st.text(max_size=20) | st.text(alphabet="ab()[]{}*+?|^$\\\\.-,:=!<>12kuxpPcdwb😀", max_size=20),
+    st.sampled_from(["", "i", "u", "iu", "gms", "y"]),
+    st.text(max_size=10),
+)
+@settings(max_examples=500, deadline=None)
+def test_whatever_the_source_is_it_is_refused_or_matches(source, flags, text):
+    try:
+        compiled = regexp.compile(source, flags, allow_backtracking=True)
+    except RegexpError as error:
+        assert str(error)
+        return
+    match = compiled.search(text)
+    assert (match is not None) == compiled.test(text)
+    if match is not None and match.groups[0] and "y" not in flags:
+        assert match.groups[0] == compiled.find_all(text)[0]

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given as any_of
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from dsfast._core.valve import RuleError
 from dsfast.services.permission.rules import (
@@ -154,6 +157,7 @@ def test_rules_lists_everything_in_file_order():
         ({**default_permissions(), "record": None}, 'missing configuration section "record"'),
         ({**default_permissions(), "rpc": [1]}, "missing root entry \"*\" for section rpc"),
         (permissions(record={"*": {}, "x": False}), "rules of path x in section record must be an object"),
+        (permissions(record={"*": {}, "a[$x]": {}}), "invalid path a[$x] in section record"),
         (permissions(record={"*": {}, 1.5: {}}), "path must be a string for path 1.5 in section record"),
         (permissions(record={"*": {}, "a(": {}, "b": {"read": "x("}}), "function x is not supported"),
         (permissions(record={"*": {"read": "true" + " " * 10_001}}), "SyntaxError: "),
@@ -256,3 +260,44 @@ def test_more_paths_than_fit_into_one_automaton_are_asked_one_by_one(monkeypatch
     rules = RuleSet.load(permissions(record={"*": {"read": True}, **paths}))
     assert rules.find("record", "read", "room/77/x")[0].source == "77"
     assert rules.find("record", "read", "room/x")[0].source == "true"
+
+
+TEXTS = st.text(max_size=12) | st.text(alphabet="$*a/.|()[]?+\\\\{}1 =>!&'", max_size=12)
+RULES = st.booleans() | TEXTS | st.none() | st.integers() | st.lists(TEXTS, max_size=2)
+PATHS = st.dictionaries(
+    TEXTS | st.just("*") | st.integers() | st.none(),
+    st.dictionaries(st.sampled_from(["read", "write", "publish", "allow", "x", 3]), RULES, max_size=3)
+    | RULES,
+    max_size=3,
+)
+ANYTHING = st.recursive(
+    RULES | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.integers(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@any_of(ANYTHING | st.fixed_dictionaries(dict.fromkeys(SECTIONS, PATHS | ANYTHING)), TEXTS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_file_contains_it_is_refused_with_an_error_or_answers(content, name):
+    try:
+        rules = RuleSet.load(content)
+    except RuleFileError as error:
+        assert str(error)
+        return
+    for section, types in SECTIONS.items():
+        for rule_type in types:
+            rules.find(section, rule_type, name)
+
+
+@any_of(TEXTS, TEXTS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_path_is_it_is_refused_or_matches_whole_names(path, name):
+    try:
+        rules = RuleSet.load(permissions(record={"*": {}, path: {"read": True}}))
+    except RuleFileError as error:
+        assert path in str(error)
+        return
+    found = rules.find("record", "read", name)
+    if found is not None and path.isalnum():
+        assert name == path

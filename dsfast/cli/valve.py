@@ -104,6 +104,7 @@ def explain(  # noqa: PLR0917 - click passes names
     ACTION is a section and a rule type, for example record.write or event.publish, or an action of the
     protocol, for example record.patch or presence.queryAll. NAME is the record, event, call or user.
 
+    \b
         dsfast valve explain permissions.yml record.write doc/1 --user bob --data '{"bid": 5}'
     """
     rules = _read_rules(file, max_rule_iterations)

@@ -327,10 +327,11 @@ class _PathSource:
     def compile(self, rules: Mapping[str, Rule]) -> RulePath:
         try:
             compiled = regexp.compile(self.source, allow_backtracking=True)
-        except RegexpError as error:
+            # A variable within brackets is no group.
+            groups = tuple(compiled.names[group] for group in self._groups.values())
+        except (RegexpError, KeyError) as error:
             text = f"invalid path {self.text} in section {self.section}"
             raise RuleFileError(text, self.section, self.text) from error
-        groups = tuple(compiled.names[group] for group in self._groups.values())
         return RulePath(self.text, compiled, self.variables, groups, rules)
 
 

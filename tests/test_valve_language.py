@@ -14,7 +14,7 @@ import pytest
 from dsfast._core.js_values import number_text
 from dsfast._core.json_path import PathError, apply_multi, erase_value, set_value
 from dsfast._core.protocol import EventAction, PresenceAction, RecordAction, RpcAction
-from dsfast._core.valve import UNDEFINED, RuleError, RuleSyntaxError, Scope, compile_rule
+from dsfast._core.valve import UNDEFINED, Rule, RuleError, RuleSyntaxError, Scope, compile_rule
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "valve-rules.json").read_text())
 NOW = VECTORS["now"]
@@ -457,9 +457,21 @@ def test_long_chains_are_no_nesting(link):
         assert "Cannot read properties of undefined" in str(error)
 
 
-def test_compiling_something_else():
+def test_misuse_from_python():
     with pytest.raises(TypeError, match="a rule is a str or bool, not int"):
         compile_rule(1)
+    with pytest.raises(TypeError, match="variables must be a tuple, not None"):
+        compile_rule("true", None)
+    with pytest.raises(TypeError, match="rules are made by compile_rule"):
+        Rule()
+    with pytest.raises(TypeError):
+        Rule.__new__(Rule).value(Scope())
+    with pytest.raises(TypeError, match="a str is needed, not None"):
+        Scope(user_id=None)
+    with pytest.raises(TypeError, match="a str is needed, not None"):
+        Scope(variables=[None])
+    with pytest.raises(TypeError):
+        compile_rule("true").allows(None)
 
 
 def test_values_that_are_no_json():

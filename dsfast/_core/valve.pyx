@@ -1097,8 +1097,10 @@ cdef int interpret(Rule rule, Scope scope, Run *run, Value *stack) except -1:
                 set_string(v, scope.name.p, scope.name.n)
         elif i.op == I_VARIABLE:
             v += 1
-            slice = &scope.variables[i.a]
-            set_string(v, slice.p, slice.n)
+            v.tag = T_UNDEFINED
+            if scope.variables != NULL:     # else there is no name they could be parts of
+                slice = &scope.variables[i.a]
+                set_string(v, slice.p, slice.n)
         elif i.op == I_MEMBER:
             member(run, v, &rule.constants[i.a])
         elif i.op == I_SAME:
@@ -1250,8 +1252,11 @@ cdef class Scope:
         free(self.own_variables)
 
     cdef Slice slice_of(self, str text) except *:
-        cdef bytes encoded = encode(text)
+        cdef bytes encoded
         cdef Slice slice
+        if text is None:
+            raise TypeError("a str is needed, not None")
+        encoded = encode(text)
         self.kept.append(encoded)
         slice.p = PyBytes_AS_STRING(encoded)
         slice.n = PyBytes_GET_SIZE(encoded)
@@ -1528,6 +1533,9 @@ cdef Pattern pattern_literal(str source, Node node):
 cdef class Rule:
     """A compiled rule; it does not change and can be evaluated any number of times."""
 
+    def __init__(self):
+        raise TypeError("rules are made by compile_rule")
+
     def __dealloc__(self):
         free(self.code)
         free(self.constants)
@@ -1584,7 +1592,10 @@ cpdef Rule compile_rule(object source, tuple variables=()):
     cdef Rule rule = Rule.__new__(Rule)
     cdef Parsed parsed
     cdef Compiler compiler
-    cdef dict numbers = {f"${name}": number for number, name in enumerate(variables)}
+    cdef dict numbers
+    if variables is None:
+        raise TypeError("variables must be a tuple, not None")
+    numbers = {f"${name}": number for number, name in enumerate(variables)}
     if type(source) is bool:
         source = "true" if source else "false"
     elif type(source) is not str:

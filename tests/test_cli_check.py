@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import socket
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -64,6 +65,11 @@ def test_every_problem_of_the_file_is_listed_with_its_line(check):
         ("auth: {type: file, options: {users: {}}}", "/auth/0: no users present in user file"),
         ("auth: {type: file, options: {users: {ada: {}}}}", "missing password for ada"),
         ("auth: {type: file, options: {users: {ada: {password: x}}, hash: no}}", "Missing key iterations"),
+        (
+            "auth: {type: storage, options: {table: u, hash: sha512, iterations: 100000, keyLength: 9}}\n"
+            "storage: {type: none}",
+            "/auth/0: storage auth needs a storage",
+        ),
         ("cache: {name: nix}", "/cache"),
         ("plugins: {mine: {path: ./nix.py}}", "/plugins/mine"),
         ("permission: {path: broken.py}", "/permission"),
@@ -107,6 +113,43 @@ def test_what_is_unwise_is_a_warning(check, content, text):
     assert code == 0
     assert any(line.startswith("warning: ") and text in line for line in lines)
     assert check(content, "--strict") == (1, lines)
+
+
+def test_several_authentications(check):
+    hashing = {"hash": "sha512", "iterations": 100_000, "keyLength": 9}
+    users = {"ada": {"password": "a" * 40}}
+    storage = {"type": "storage", "options": {"table": "users", **hashing}}
+    file = {"type": "file", "options": {"users": users, **hashing}}
+    code, lines = check({"auth": [storage, file, storage]})
+    assert code == 0
+    assert [line.partition(": ")[0] for line in lines] == ["warning", "config.yml"]
+    assert "clients" in lines[0]  # open permission: they can read the hashes
+
+
+def test_rules_are_read(check, tmp_path):
+    rules = tmp_path / "permissions.yml"
+    content = "permission: {type: config, options: {permissions: fileLoad(permissions.yml)}}"
+    everything = (
+        "record: {'*': {read: true}}\nevent: {'*': {publish: true}}\n"
+        "rpc: {'*': {request: true}}\npresence: {'*': {allow: true}}\n"
+    )
+    rules.write_text(everything)
+    assert check(content) == (0, ["config.yml: ok"])
+    rules.write_text(everything.replace("read: true", "\n  read: 'user.id ==='"))
+    code, lines = check(content)
+    assert code == 1
+    assert lines[0].startswith("error: /permission: invalid permission config - ")
+    assert lines[0].endswith("(permissions.yml, line 2)")
+
+
+def test_nobody_is_asked_for_keys(check):
+    with socket.create_server(("127.0.0.1", 0)) as keys:
+        url = f"http://127.0.0.1:{keys.getsockname()[1]}/keys"
+        options = {"jwksUrl": url, "algorithms": ["RS256"], "audience": "us"}
+        assert check({"auth": [{"type": "jwt", "options": options}]}) == (0, ["config.yml: ok"])
+        keys.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            keys.accept()
 
 
 def test_secrets_are_not_repeated(check):

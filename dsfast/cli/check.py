@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsfast.cli.options import config_option, lib_dir_option
-from dsfast.plugin import Logger, LogLevel
+from dsfast.plugin import Logger, LogLevel, Plugin
 
 if TYPE_CHECKING:
     from dsfast.config import Config
@@ -105,27 +105,38 @@ class _Collector(Logger):
 
 
 async def _check_parts(config: Config, findings: _Findings) -> None:
-    """Make every part as a start does, and have the built-in ones look at their options.
-
-    In an event loop, because parts may count on one; they do not get to run in it.
-    """
+    """Make every part as a start does, and have those that read files read them."""
     from dsfast.services import Services  # noqa: PLC0415 - not needed for --help
     from dsfast.services.factory import build  # noqa: PLC0415
 
     services = Services()
     services.logger = collector = _Collector({}, services, config)
     collector.findings = findings
+    prepared: list[Plugin] = []
     for pointer, kind, section in _sections(config):
         try:
             part = build(kind, section, services, config)
+            if kind in ("storage", "permission"):
+                setattr(services, kind, part)  # authentications look at these
             if kind in ("authentication", "permission") and type(part).__module__.startswith("dsfast."):
-                part.init()
+                prepared.append(part)
+                await _prepare(part, config)
         except Exception as error:  # a plugin's code may raise anything
             text = str(error) or type(error).__name__
             place = config.source.place(pointer)
             if place and ", line " not in text:  # which may be one in another file
                 text = f"{text} ({place})"
             findings.error(f"{pointer}: {text}")
+    # Not before: they share the threads that check passwords.
+    await asyncio.gather(*(part.close() for part in prepared), return_exceptions=True)
+
+
+async def _prepare(part: Plugin, config: Config) -> None:
+    """Get a built-in part ready, unless it would ask another server for something."""
+    part.init()
+    if getattr(part.options, "jwks_url", None) is None:
+        async with asyncio.timeout(config.dependency_initialization_timeout / 1000):
+            await part.when_ready()
 
 
 def _sections(config: Config) -> Iterator[tuple[str, str, Any]]:

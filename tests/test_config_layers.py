@@ -151,7 +151,8 @@ def test_an_entry_of_a_list_that_no_file_has_is_one_of_the_default():
     config = with_variables(
         CONNECTION_ENDPOINTS__0__OPTIONS__URL_PATH="/x", RECORD__STORAGE_EXCLUSION_PREFIXES__0="a"
     )
-    (endpoint,) = config.connection_endpoints
+    assert len(config.connection_endpoints) == len(load().connection_endpoints)
+    endpoint = config.connection_endpoints[0]
     assert (endpoint.type, endpoint.options.url_path) == ("ws-binary", "/x")
     assert config.record.storage_exclusion_prefixes == ["a"]
 

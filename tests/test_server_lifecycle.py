@@ -12,6 +12,7 @@ import pytest
 
 import dsfast.handlers
 from dsfast import ConfigError, Server, StartError
+from dsfast.config import pending
 from dsfast.plugin import (
     Authentication,
     AuthResult,
@@ -175,6 +176,9 @@ def fakes(monkeypatch):
     journal.__init__()
     endpoint = ("connection_endpoint", "ws-binary")
     monkeypatch.setitem(factory._BUILT_IN, endpoint, f"{__name__}:FakeEndpoint")
+    # One endpoint is enough, however many there are by default.
+    others = ("ws-text", "ws-json", "http", "mqtt")
+    monkeypatch.setattr(pending, "IGNORED", {f"/connectionEndpoints/*/{name}": "" for name in others})
     monkeypatch.setattr(dsfast.handlers, "create_router", FakeRouter, raising=False)
     monkeypatch.setattr(http_service, "HttpService", FakeHttpService)
 
@@ -283,19 +287,22 @@ async def test_where_the_configuration_comes_from_is_logged(tmp_path, monkeypatc
     await server.stop()
 
 
-async def test_what_is_not_served_yet_is_told_at_the_start():
+async def test_what_is_not_there_yet_is_told_at_the_start(monkeypatch):
+    ignored = {"/connectionEndpoints/*/mqtt": "no mqtt", "/plugins/*/heap-snapshot": "no snapshots"}
+    monkeypatch.setattr(pending, "IGNORED", ignored)
+    monkeypatch.setattr(pending, "REFUSED", {})
     server = make_server(
         {
-            "connectionEndpoints": [{"type": "ws-binary"}, {"type": "http"}],
+            "connectionEndpoints": [{"type": "ws-binary"}, {"type": "mqtt"}],
             "plugins": {"heap": {"name": "heap-snapshot", "options": {"interval": 10_000, "outputDir": "x"}}},
         }
     )
     await server.start()
     assert len(server.get_services().connection_endpoints) == 1
     assert list(server.get_services().plugins) == ["mine"]
-    assert [line.partition(" ")[2] for line in lines(server, "WARN")] == [
-        "INVALID_CONFIG_DATA /connectionEndpoints/1: the HTTP API is not served yet; websockets are",
-        "INVALID_CONFIG_DATA /plugins/heap: there are no snapshots of the memory yet",
+    assert lines(server, "WARN") == [
+        "WARN INVALID_CONFIG_DATA /connectionEndpoints/1: no mqtt",
+        "WARN INVALID_CONFIG_DATA /plugins/heap: no snapshots",
     ]
     await server.stop()
 

@@ -1187,6 +1187,7 @@ class Matcher:
         options.log_errors = False
         options.max_mem = memory
         self._options = options
+        self._single: list[Any] | None = None
         self._set = re2.Set.SearchSet(options)
         try:
             for source in ("", *sources):
@@ -1200,11 +1201,9 @@ class Matcher:
         found = self._set.Match(units)
         if found:
             return [position - 1 for position in found if position]
-        return [
-            position
-            for position, source in enumerate(self._sources)
-            if re2.compile(source, self._options).search(units)
-        ]
+        if self._single is None:
+            self._single = [re2.compile(source, self._options) for source in self._sources]
+        return [position for position, source in enumerate(self._single) if source.search(units)]
 
 
 def _re2(source: str) -> Any:

@@ -318,7 +318,7 @@ def test_variables_are_replaced_in_the_text_before_it_is_parsed(write):
 
 
 def test_a_variable_that_is_not_set_is_empty_and_noted(write):
-    path = write("config.yml", "serverName: x\nlibDir: ${LIBRARY}\n")
+    path = write("config.yml", "serverName: x  # ${COMMENT}\nlibDir: ${LIBRARY}\n# ${COMMENT}\n")
     config = read(path)
     assert config.lib_dir is None
     assert [tuple(note) for note in config.source.notes] == [

@@ -129,6 +129,19 @@ async def test_a_json_file_with_a_webhook_that_is_down_lets_nobody_in(deploy, ca
     assert [line["event"] for line in lines[1:]] == ["AUTH_ERROR"]
 
 
+SHIPPED = Path(__file__).parent / "js/oracle/node_modules/@deepstream/server/conf/config.yml"
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="the npm package @deepstream/server is not installed")
+async def test_the_file_that_deepstream_ships(deploy):
+    port, server = await deploy(SHIPPED, storage={"type": "none"})
+    assert [note.event for note in server.get_config().source.notes] == ["CONFIG_TRANSFORM"]
+    client, answer = await login(port, "a", "b")
+    assert answer.action == AuthAction.AUTH_SUCCESSFUL
+    assert await write(client, "anything")
+    await client.close()
+
+
 async def test_the_command_starts_with_the_file(start, tmp_path):
     path = DEPLOYMENTS / "tutorial" / "config.yml"
     options = ("--port", "0", "--host", "127.0.0.1", "--data-dir", tmp_path)

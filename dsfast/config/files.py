@@ -21,6 +21,7 @@ MAX_FILE_SIZE = 4 << 20
 MAX_LOADED_SIZE = 64 << 20
 """Largest file that ``fileLoad`` reads, in bytes; user files can be large."""
 
+_COMMENT = re.compile(r"(^|\s)#")
 _VARIABLE = re.compile(r"\$\{([^{}\n]+)\}")
 _MACRO = re.compile(r"\s*(file|fileLoad)\((.*)\)\s*", re.DOTALL)
 
@@ -184,7 +185,9 @@ def _with_variables(text: str, path: Path, environ: Mapping[str, str], notes: li
     end = 0
     for match in _VARIABLE.finditer(text):
         name = match[1].strip()
-        if name not in environ:
+        # Sample files are full of variables in comments, where it does not matter whether they are set.
+        before = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        if name not in environ and not _COMMENT.search(before):
             line = text.count("\n", 0, match.start()) + 1
             place = Place(str(path), line)
             notes.append(Note("CONFIG_TRANSFORM", f"{name} is not set and counts as empty ({place})"))

@@ -26,8 +26,8 @@ HEAD = """\
 # default; remove the "#" (of the lines that lead to it too) and change the value. Times are milliseconds and
 # sizes bytes. `dsfast check` tells whether the file is right, docs/configuration.md has all there is.
 #
-# A dollar sign before a name in braces is an environment variable, file(path) a path relative to this file
-# and fileLoad(path) the content of a file.
+# ${NAME} is an environment variable, file(path) a path relative to this file and fileLoad(path) the content
+# of a file.
 """
 COLUMN = 44
 WIDTH = 110

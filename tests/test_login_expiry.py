@@ -105,7 +105,7 @@ async def test_a_login_that_ends_later_does_not_keep_a_silent_connection_open():
 
 async def test_the_time_for_the_first_login_is_another_one():
     """Once it was made, only its own end counts."""
-    options = {"unauthenticatedClientTimeout": 150}
+    options = {"unauthenticatedClientTimeout": 1000}
     async with serve(options=options, authentication=Expiring) as s:
         ending, endless = await logged_in(s, user="A", lives=HOUR), await logged_in(s, user="B")
         late = await s.websocket()
@@ -117,8 +117,8 @@ async def test_the_time_for_the_first_login_is_another_one():
 
 async def test_a_renewed_login_goes_on():
     async with serve(authentication=Expiring) as s:
-        client = await logged_in(s, lives=100, serverData={"role": "old"}, clientData=1)
-        short = await logged_in(s, user="B", lives=200)
+        client = await logged_in(s, lives=1500, serverData={"role": "old"}, clientData=1)
+        short = await logged_in(s, user="B", lives=2000)
         client.send(login(lives=HOUR, serverData={"role": "new"}, clientData=2))
         await client.expect(Topic.AUTH, AuthAction.AUTH_SUCCESSFUL, data=b"2")
         # Another one, that ends later than this one would have, is over now.
@@ -132,12 +132,12 @@ async def test_a_renewed_login_goes_on():
 async def test_a_renewal_may_take_the_end_away_and_bring_it_forward():
     async with serve(authentication=Expiring) as s:
         client = await logged_in(s, lives=HOUR)
-        client.send(login(lives=100))
+        client.send(login(lives=1500))
         assert await client.payload() == AUTH_SUCCESSFUL
         client.send(login())
         assert await client.payload() == AUTH_SUCCESSFUL
         other = await logged_in(s, user="B", lives=HOUR)
-        other.send(login(user="B", lives=150))
+        other.send(login(user="B", lives=2000))
         assert await other.payload() == AUTH_SUCCESSFUL
         assert await other.closed() == EXPIRED
         await client.fence()
@@ -181,7 +181,7 @@ async def test_a_user_without_a_name_can_be_renewed():
 
 async def test_a_refused_renewal_leaves_the_login_as_it_is():
     async with serve(authentication=Expiring) as s:
-        client = await logged_in(s, lives=400)
+        client = await logged_in(s, lives=1500)
         client.send(login(refuse=1))
         assert await client.payload() == AUTH_UNSUCCESSFUL
         await client.fence()
@@ -234,7 +234,7 @@ async def test_one_renewal_at_a_time_and_the_rest_goes_on_meanwhile():
 async def test_a_connection_that_ends_during_a_renewal(how):
     async with serve(authentication=Expiring) as s:
         users = s.services.authentication.entries[0]
-        client = await logged_in(s, lives=300 if how == "expires" else HOUR)
+        client = await logged_in(s, lives=1500 if how == "expires" else HOUR)
         client.send(login(gate=1, lives=HOUR))
         await users.wait_for(1)
         if how == "expires":

@@ -452,7 +452,7 @@ async def test_unknown_ids_do_not_cause_a_request_each():
 )
 async def test_a_key_server_in_trouble_stops_nothing(trouble):
     """The server starts; logins are refused until the keys can be read."""
-    options = {"algorithms": ["RS256"], "jwksRequestTimeout": 100}
+    options = {"algorithms": ["RS256"], "jwksRequestTimeout": 500}
     answers = (trouble, key_set(jwk(RSA, "RS256")))
     async with WebServer(*answers) as web, tokens(jwksUrl=web.url, **options) as login:
         assert any("the key set cannot be read: " in text for text in login.warnings())

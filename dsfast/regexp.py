@@ -18,11 +18,10 @@ import time
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import re2
-import regex
 
 __all__ = [
     "BACKTRACKING_LIMIT",
@@ -279,6 +278,8 @@ def _is_script(value: str) -> bool:
 
 
 def _characters_that_match(source: str) -> Ranges:
+    import regex  # noqa: PLC0415 - few need it
+
     try:
         found = regex.finditer(source + "+", "".join(map(chr, range(_LAST_CHARACTER + 1))))
     except regex.error as error:
@@ -289,40 +290,34 @@ def _characters_that_match(source: str) -> Ranges:
 # The syntax tree.
 
 
-@dataclass(slots=True)
-class _Chars:
+class _Chars(msgspec.Struct):
     """One unit (character with the flag u) of a set."""
 
     ranges: Ranges
 
 
-@dataclass(slots=True)
-class _Edge:
+class _Edge(msgspec.Struct):
     """`^`, `$`, `b` or `B`."""
 
     kind: str
 
 
-@dataclass(slots=True)
-class _Sequence:
+class _Sequence(msgspec.Struct):
     items: list[_Node]
 
 
-@dataclass(slots=True)
-class _Choice:
+class _Choice(msgspec.Struct):
     options: list[_Node]
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(msgspec.Struct):
     """Number 0: not capturing."""
 
     item: _Node
     number: int
 
 
-@dataclass(slots=True)
-class _Repeat:
+class _Repeat(msgspec.Struct):
     """Between `low` and `high` times; `high` None is without limit."""
 
     item: _Node
@@ -331,15 +326,13 @@ class _Repeat:
     lazy: bool
 
 
-@dataclass(slots=True)
-class _Look:
+class _Look(msgspec.Struct):
     item: _Node
     ahead: bool
     negative: bool
 
 
-@dataclass(slots=True)
-class _Back:
+class _Back(msgspec.Struct):
     """A back reference; a name becomes a number when all groups are known."""
 
     target: int | str
@@ -970,8 +963,7 @@ def translate(source: str, flags: str = "") -> str:
 # Matching.
 
 
-@dataclass(slots=True)
-class Match:
+class Match(msgspec.Struct):
     """One match. `groups[0]` is the whole; a group that did not take part is None."""
 
     groups: tuple[str | None, ...]
@@ -1072,6 +1064,8 @@ class Regexp:
         return f"/{self.source}/{self.flags}"
 
     def _use_backtracking(self, parser: _Parser, flags: str) -> _Writer:
+        import regex  # noqa: PLC0415 - few need it
+
         writer = _Writer(parser.tree, flags, backtracking=True, exact=True)
         try:
             self._compiled = regex.compile(writer.source, regex.V0)

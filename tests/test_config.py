@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsfast.config import Config, ConfigError, load, set_value
+from dsfast.config import Config, ConfigError, load, pending, set_value
 from dsfast.config.document import render
 from dsfast.plugin import LogLevel
 
@@ -156,6 +156,77 @@ def test_an_unknown_type_of_authentication_is_called_so():
     assert found["/auth/1/type"].endswith(". Did you mean file?")
     assert found["/permission/type"].startswith("Unknown permission type x, it can be ")
     assert problems({"auth": []}) == {"/auth": "No authentication type specified"}
+
+
+def test_two_endpoints_cannot_have_one_path():
+    twice = [{"type": "ws-binary"}, {"type": "ws-binary"}]
+    assert problems({"connectionEndpoints": twice}) == {
+        "/connectionEndpoints/1/options/urlPath": "/deepstream is the path of entry 0 already"
+    }
+    twice[1]["options"] = {"urlPath": "/other"}
+    assert len(load({"connectionEndpoints": twice}).connection_endpoints) == 2
+
+
+def test_endpoints_that_cannot_be_served_yet_are_no_server(monkeypatch):
+    monkeypatch.setattr(pending, "IGNORED", {"/connectionEndpoints/*/mqtt": "no mqtt"})
+    monkeypatch.setattr(pending, "REFUSED", {})
+    only = {"connectionEndpoints": [{"type": "mqtt"}]}
+    assert problems(only) == {
+        "/connectionEndpoints": "No connection endpoints configured that can be served yet"
+    }
+    only["connectionEndpoints"].append({"type": "ws-binary"})
+    (warning,) = load(only).warnings
+    assert (warning.pointer, warning.text) == ("/connectionEndpoints/0", "no mqtt")
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({"connectionEndpoints": [{"type": "ws-binary"}, {"type": "mqtt"}]}, "/connectionEndpoints/*/mqtt"),
+        ({"httpServer": {"options": {"hostUrl": "a"}}}, "/httpServer/options/hostUrl/given"),
+        ({"httpServer": {"path": "./x.py"}}, "/httpServer/plugin"),
+        ({"clusterNode": {"name": "vertical"}, "storage": {"type": "none"}}, "/clusterNode/vertical"),
+        ({"plugins": {"a": {"path": "x.py"}, "b": {"path": "y.py"}}}, "/plugins/*/plugin"),
+        ({"enabledFeatures": {"monitoring": True}}, "/enabledFeatures/monitoring/true"),
+    ],
+)
+def test_the_list_of_what_is_missing_reaches_every_kind_of_value(monkeypatch, given, path):
+    monkeypatch.setattr(pending, "IGNORED", {})
+    monkeypatch.setattr(pending, "REFUSED", {})
+    assert load(given).warnings == []
+    monkeypatch.setattr(pending, "REFUSED", {path: "not yet"})
+    assert set(problems(given).values()) == {"not yet"}
+    # What is not asked for is not missed.
+    load({})
+
+
+OPTIONS = {
+    "/monitoring/*/http": {"url": "/monitoring", "allowOpenPermissions": True},
+    "/plugins/*/heap-snapshot": {"interval": 10_000, "outputDir": "x"},
+}
+VALUES = {"ssl": {"key": "a", "cert": "b"}, "hostUrl": "a"}
+
+
+@pytest.mark.parametrize("path", [*pending.REFUSED, *pending.IGNORED])
+def test_everything_on_the_list_of_what_is_missing_is_found(path):
+    # A path that names nothing would hide that something is missing.
+    *keys, wanted = path.split("/")[1:]
+    if wanted == "plugin":
+        value = {"path": "x.py"}
+    elif wanted == "given":
+        value = VALUES[keys[-1]]
+    elif wanted == "true":
+        value = True
+    else:
+        value = {"name": wanted, "options": OPTIONS.get(path, {})}
+    for key in reversed(keys):
+        value = ({"a": value} if keys[0] == "plugins" else [value]) if key == "*" else {key: value}
+    if path in pending.REFUSED:
+        assert pending.REFUSED[path] in problems(value).values()
+    else:
+        if keys[0] == "connectionEndpoints":
+            value["connectionEndpoints"].append({"type": "ws-binary"})
+        assert pending.IGNORED[path] in [warning.text for warning in load(value).warnings]
 
 
 def test_an_auth_entry_without_type_does_not_open_the_server():

@@ -139,21 +139,24 @@ class _Reader:
                 self._problem(pointer, text)
             else:
                 self._warn(pointer, text)
-        paths: dict[str, int] = {}
-        for index, entry in enumerate(config.connection_endpoints):
-            path = entry.options.get("urlPath") if entry.get("type") else None
-            if path is not None and paths.setdefault(path, index) != index:
-                pointer = f"/connectionEndpoints/{index}/options/urlPath"
-                self._problem(pointer, f"{path} is the path of entry {paths[path]} already")
-        types = [entry.get("type") for entry in config.connection_endpoints]
-        if types and all(is_pending(f"/connectionEndpoints/*/{name}") for name in types):
-            self._problem("/connectionEndpoints", "No connection endpoints configured that can be served yet")
+        self._check_endpoints(config)
         if "storage" not in self._source.values and not isinstance(config.cluster_node, ClusterNodeSection):
             # A file of one node is no storage for several.
             config.storage = NoStorageSection()
             self._warn("/clusterNode", "there is no storage section, so records are not stored")
         if config.listen.rematch_interval <= 1000:
             self._warn("/listen/rematchInterval", "1000 and less means that there is no rematching")
+
+    def _check_endpoints(self, config: Config) -> None:
+        endpoints = config.connection_endpoints
+        if all(is_pending(f"/connectionEndpoints/*/{entry.get('type')}") for entry in endpoints):
+            self._problem("/connectionEndpoints", "No connection endpoints configured that can be served yet")
+        paths: dict[str, int] = {}
+        for index, entry in enumerate(endpoints):
+            path = None if isinstance(entry, PluginSection) else entry.options.get("urlPath")
+            if path is not None and paths.setdefault(path, index) != index:
+                pointer = f"/connectionEndpoints/{index}/options/urlPath"
+                self._problem(pointer, f"{path} is the path of entry {paths[path]} already")
 
     def finish(self) -> None:
         if self._problems:
@@ -204,7 +207,7 @@ class _Reader:
         if get_origin(kind) is dict and (sections := sections_of(unwrapped(get_args(kind)[1])[0])):
             return self._read_named(sections, value, pointer)
         choices = choices_of(kind)
-        if choices and not any(value is choice or value == choice for choice in choices):
+        if choices and value not in choices:
             return self._not_allowed(pointer, value, choices)
         return self._converted(annotation, value, pointer)
 

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -56,7 +57,7 @@ def test_help_is_fast_because_a_command_loads_only_its_own_module(path):
         "    heavy = {'dsfast.server', 'dsfast.config', 'uvloop', 'apsw', 'aiohttp', 'dsfast._core.router'}\n"
         "    print('LOADED', heavy & sys.modules.keys())"
     )
-    done = run("-c", code, *path, command=["python"])
+    done = run("-c", code, *path, command=[sys.executable])
     assert done.stdout.splitlines()[-1] == "LOADED set()"
 
 
@@ -141,7 +142,7 @@ def test_bash_completes(tmp_path):
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
     program = bin_directory / "dsfast"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {shutil.which("python")} -m dsfast "$@"\n')
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m dsfast "$@"\n')
     program.chmod(0o755)
     script = run("completion", "bash").stdout
     code = (

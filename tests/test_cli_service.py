@@ -1,5 +1,6 @@
 """`dsfast service`: units of systemd, scripts of init.d."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -192,7 +193,7 @@ def script(service, tmp_path):
     script.log = logs / "rooms-out.log"
     script.pid = pids / "rooms.pid"
     yield script
-    if script.pid.exists():
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         os.kill(int(script.pid.read_text()), signal.SIGKILL)
 
 

@@ -25,6 +25,8 @@ cdef class Protocol(Codec):
     cdef readonly int opcode            # of the websocket frames that carry messages: 1 text, 2 binary
     cdef readonly str subprotocol       # of the websocket, or None
     cdef readonly bint beats            # beat() is to be called
+    cdef readonly bint knows_gaps       # INVALID_VERSION means something to its clients
+    cdef readonly bint has_separators   # 0x1E and 0x1F cannot stand in its texts
     cdef int opened(self, Connection c) except -1
     cdef int decode(self, Connection c, const char *p, size_t n) except -1
     cdef size_t read(self, Connection c, const char *p, size_t n) except? 999999999

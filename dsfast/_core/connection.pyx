@@ -101,6 +101,7 @@ cdef class Protocol(Codec):
         self.opcode = opcode
         self.subprotocol = subprotocol
         self.beats = beats
+        self.knows_gaps = True
 
     cdef int opened(self, Connection c) except -1:
         """The connection is there; it waits for a challenge."""

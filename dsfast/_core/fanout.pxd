@@ -31,10 +31,12 @@ cdef struct Segment:
     int codec           # number of the Codec that made the frames; 0: the binary protocol
 
 cdef class StateWriter
+cdef class Peer
 
 cdef class Codec:
     cdef readonly int number
     cdef int encode(self, const Msg *m, Buf *out, list names, dict versions) except -1
+    cdef int encode_for(self, Peer peer, const Msg *m, Buf *out, list names, dict versions) except -1
     cdef size_t frame_end(self, const char *p, size_t n, size_t at) noexcept nogil
 
 cdef class Subject(Named):

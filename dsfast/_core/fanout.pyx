@@ -66,6 +66,10 @@ cdef class Codec:
         """Append the whole frames for a message to ``out``; nothing if the protocol has no such message."""
         return 0
 
+    cdef int encode_for(self, Peer peer, const Msg *m, Buf *out, list names, dict versions) except -1:
+        """As encode, for a message to one peer only."""
+        return self.encode(m, out, names, versions)
+
     cdef size_t frame_end(self, const char *p, size_t n, size_t at) noexcept nogil:
         """End of the frame that holds byte ``at`` of the whole frames p[0:n]."""
         return frame_end(p, n, at)
@@ -317,6 +321,11 @@ cdef class Hub:
             raise ValueError("there is a codec of that number")
         self.codecs[codec.number] = codec
 
+    @property
+    def is_polyglot(self):
+        """Whether connections may speak other protocols than the binary one."""
+        return any([codec is not None for codec in self.codecs])
+
     def __dealloc__(self):
         cdef uint32_t i
         for i in range(self.n_segments):
@@ -340,7 +349,7 @@ cdef class Hub:
                 return peer.deliver(m, names, versions)
             encode_frame(m, &self.arena, names, versions)
         else:
-            peer.codec.encode(m, &self.arena, names, versions)
+            peer.codec.encode_for(peer, m, &self.arena, names, versions)
             if self.arena.n == off:
                 return 0
         return self.unicast(peer, off, self.arena.n - off)
@@ -837,6 +846,11 @@ cdef class Registry:
         if subject is None:
             return []
         return [<object>subject.subs[i].peer for i in range(subject.count)]
+
+    def is_subscribed(self, str name not None, Peer peer not None):
+        """Whether a connection subscribes to a name."""
+        cdef Subject subject = self.lookup(name)
+        return subject is not None and self.holds(peer, subject)
 
     cdef Subject lookup(self, str name):
         cdef Py_ssize_t n = 0

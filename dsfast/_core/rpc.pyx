@@ -130,7 +130,7 @@ cdef class RpcHandler(Handler):
         cdef Connection provider
         cdef uint64_t ack, response
         cdef Msg m
-        cdef bytes data
+        cdef bytes data, base
         if call.requestor.state >= ST_CLOSING:
             return self.forget(call)
         provider = self.choose(call)
@@ -139,10 +139,13 @@ cdef class RpcHandler(Handler):
             return self.end(call, RPC_NO_RPC_PROVIDER)
         call.provider = provider
         call.accepted = False
-        call.provider_id = call.id
-        while (provider, call.provider_id) in self.asked:
+        base = call.id
+        if provider.protocol is not None and provider.protocol.has_separators and (b"\x1e" in base or b"\x1f" in base):
+            base = b"call"
+        call.provider_id = base
+        while base is not call.id and call.provider_id is base or (provider, call.provider_id) in self.asked:
             self.counter += 1
-            call.provider_id = b"%b-%d" % (call.id, self.counter)
+            call.provider_id = b"%b-%d" % (base, self.counter)
         self.asked[(provider, call.provider_id)] = call
         self.join(provider, call)
         ack = self.options.ack_timeout

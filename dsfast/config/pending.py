@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
-    "/connectionEndpoints/*/ws-text": "clients of the text protocol cannot connect yet",
     "/connectionEndpoints/*/mqtt": "MQTT clients cannot connect yet",
     "/httpServer/plugin": "the HTTP server cannot be replaced yet",
     "/httpServer/options/ssl/given": "TLS is not served yet; put a proxy in front (dsfast nginx writes one)",

@@ -13,6 +13,9 @@ __all__ = ["EVERYONE", "NOBODY", "PresenceHandler"]
 EVERYONE = "%_EVERYONE_%"
 """What MULTIPLE_SUBSCRIPTIONS calls the subscription to all users."""
 
+TEXT = "wsText"
+"""Socket type of the clients for which a user's joining is one line, whatever they have subscribed to."""
+
 NOBODY = "OPEN"
 """User id of logins that authentication gave no id; they are not a user."""
 
@@ -55,7 +58,14 @@ class PresenceHandler(Handler):
 
     def _tell(self, to_all: PresenceAction, to_single: PresenceAction, user: str) -> None:
         self._everyone.broadcast(EVERYONE, Message(Topic.PRESENCE, to_all, name=user))
-        self._users.broadcast(user, Message(Topic.PRESENCE, to_single, name=user))
+        message = Message(Topic.PRESENCE, to_single, name=user)
+        if not self._users.hub.is_polyglot or not self._users.has(user):
+            self._users.broadcast(user, message)
+            return
+        for connection in self._users.subscribers(user):
+            # To a text client both are the same line, which it has just had.
+            if connection.socket_type != TEXT or not self._everyone.is_subscribed(EVERYONE, connection):
+                connection.send(message)
 
     def on_message(self, connection: Connection, message: Message) -> None:
         """Handle one permitted message."""

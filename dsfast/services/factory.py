@@ -56,6 +56,7 @@ _BUILT_IN = {
     ("permission", "config"): "dsfast.services.permission.valve:ValvePermission",
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
     ("connection_endpoint", "ws-json"): "dsfast.endpoints.json:JsonEndpoint",
+    ("connection_endpoint", "ws-text"): "dsfast.endpoints.text:TextEndpoint",
     ("telemetry", "deepstreamIO"): "dsfast.services.telemetry:NoTelemetry",
 }
 

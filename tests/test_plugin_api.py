@@ -252,7 +252,7 @@ async def main() -> None:
 
 
 def port(config: Config) -> int:
-    return config.http_server.options.port
+    return config.http.port
 
 
 def kinds() -> list[type[Plugin]]:

@@ -64,10 +64,10 @@ _registered: dict[str, type[Plugin]] = {}
 
 
 class ContractError(Exception):
-    """A plugin cannot be used: it lacks a method, or there is no such plugin."""
+    """A plugin cannot be used: it lacks a method, or it is no plugin at all."""
 
 
-class PluginLoadError(Exception):
+class PluginLoadError(ContractError):
     """There is no such plugin, or its code cannot be loaded.
 
     The text is one line for people; the cause of the exception is that of the plugin's own code.
@@ -90,8 +90,8 @@ def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
 def build(kind: str, source: Any, services: Services, config: Config, options: Any = None) -> Plugin:
     """The plugin for ``source``: a section of the configuration, a class, or an instance, which is returned.
 
-    ``options`` replaces the options of a section. Raises :class:`ContractError`, and :class:`PluginLoadError`
-    if there is no such class; what the constructor raises is passed on.
+    ``options`` replaces the options of a section. Raises :class:`ContractError`; what the constructor raises
+    is passed on.
     """
     base = KINDS[kind]
     if isinstance(source, Section):

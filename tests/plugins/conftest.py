@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.plugins.servers import MemcachedProcess, PostgresProcess, RedisProcess, program
+from tests.plugins.servers import MariadbProcess, MemcachedProcess, PostgresProcess, RedisProcess, program
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +49,11 @@ def memcached_servers():
     yield servers
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server():
+    """One MariaDB server with an empty database ``records``."""
+    server = MariadbProcess()
+    yield server
+    server.remove()

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -162,6 +162,17 @@ def private_directory(name: str) -> Path:
     return directory
 
 
+def private_copies(files: Iterable[Path], directory: Path) -> list[str]:
+    """Copies of files that only :func:`account` can read."""
+    copies = []
+    for source in files:
+        copies.append(shutil.copy(source, directory))
+        os.chmod(copies[-1], 0o600)
+        if user := account():
+            shutil.chown(copies[-1], user)
+    return copies
+
+
 class PostgresProcess(Process):
     """A PostgreSQL server on a free port; user ``postgres``, no passwords."""
 
@@ -193,13 +204,8 @@ class PostgresProcess(Process):
             "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=60",
         ]  # fmt: skip
         if certificate is not None:
-            for source, setting in zip(certificate, ("ssl_cert_file", "ssl_key_file"), strict=True):
-                copied = shutil.copy(source, self.home)
-                os.chmod(copied, 0o600)
-                if user:
-                    shutil.chown(copied, user, group)
-                command += ["-c", f"{setting}={copied}"]
-            command += ["-c", "ssl=on"]
+            cert, key = private_copies(certificate, self.home)
+            command += ["-c", "ssl=on", "-c", f"ssl_cert_file={cert}", "-c", f"ssl_key_file={key}"]
         for setting in settings:
             command += ["-c", setting]
         super().__init__(command, "ready to accept connections", self.home, user=user)
@@ -229,3 +235,39 @@ class MemcachedProcess(Process):
     def location(self) -> str:
         """As in the option serverLocation."""
         return f"127.0.0.1:{self.port}"
+
+
+class MariadbProcess(Process):
+    """A MariaDB server on a free port with an empty database ``records``; user ``root``, no password."""
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+        self.port = free_port()
+        self.home = private_directory("mariadb")
+        data = self.home / "data"
+        self.socket = self.home / "socket"
+        user = account()
+        group = None if user is None else pwd.getpwnam(user).pw_gid
+        subprocess.run(
+            [
+                program("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db",
+                "--auth-root-authentication-method=normal", "--skip-name-resolve",
+            ],
+            check=True, capture_output=True, cwd=self.home,
+            user=user, group=group, extra_groups=[] if user else None,
+        )  # fmt: skip
+        (data / "records").mkdir(mode=0o777)
+        (data / "records").chmod(0o777)
+        command = [
+            program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={self.socket}",
+            f"--port={self.port}", "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2",
+            "--innodb-buffer-pool-size=32M", "--skip-name-resolve",
+        ]  # fmt: skip
+        if certificate is not None:
+            cert, key = private_copies(certificate, self.home)
+            command += [f"--ssl-cert={cert}", f"--ssl-key={key}"]
+        super().__init__(command, "ready for connections", self.home, user=user)
+
+    def remove(self) -> None:
+        """End it and remove its files."""
+        self.kill()
+        shutil.rmtree(self.home)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from dsfast.services.storage import (
-    BatchStorage,
     PermanentStorageError,
     StorageClosed,
     StorageError,
@@ -21,6 +20,7 @@ from dsfast.services.storage import (
 from dsfast_plugins.postgres.old_layouts import from_old_value
 from dsfast_plugins.postgres.options import connect_arguments, postgres_options
 from dsfast_plugins.postgres.tables import Table, Tables
+from dsfast_plugins.tables import Row, TableStorage
 
 if TYPE_CHECKING:
     from dsfast.config import Config
@@ -58,11 +58,8 @@ _WAIT_FOR = (
 )
 """At the start: the server comes up, or somebody else creates the same things at this moment."""
 
-Indexed = tuple[int, WriteOp, str]
-"""A write: its place in the batch, itself, its id in the table."""
 
-
-class PostgresStorage(BatchStorage):
+class PostgresStorage(TableStorage):
     """See docs/plugins/storage.md for the options."""
 
     def __init__(self, options: Mapping[str, Any], services: Services, config: Config) -> None:
@@ -73,6 +70,9 @@ class PostgresStorage(BatchStorage):
         self._long_names_warned = False
         self._pool: asyncpg.Pool | None = None
         self._timeout = self._options.command_timeout / 1000
+        # At least one connection is left for those who read.
+        self.tables_at_a_time = self._options.max // 2
+        self.rows_at_a_time = self._options.batch
         self.flush_interval = float(self._options.write_interval)
         self.description = f"postgres storage, schema {self._tables.schema}"
 
@@ -121,37 +121,12 @@ class PostgresStorage(BatchStorage):
         except Exception:
             pool.terminate()
 
-    # ---- the contract
-
-    async def get_text(self, name: str) -> tuple[int, bytes | None]:
-        """See :meth:`dsfast.services.storage.BatchStorage.get_text`."""
-        if "\0" in name:
-            return -1, None
-        table, key = self._place(name)
-        found = await self._read(table, key)
-        if found[1] is None and self._options.legacy_keys and (place := self._stripped(name)):
-            return await self._read(*place)
-        return found
-
-    async def write_batch(self, ops: Sequence[WriteOp]) -> list[Exception | None]:
-        """See :meth:`dsfast.services.storage.BatchStorage.write_batch`."""
-        results: list[Exception | None] = [None] * len(ops)
-        work = iter(self._groups(ops, results).items())
-        # One connection is left for those who read.
-        workers = [self._work_off(work, results) for _ in range(max(1, self._options.max // 2))]
-        await asyncio.gather(*workers)
-        return results
-
-    async def _work_off(
-        self, work: Iterator[tuple[str, list[list[Indexed]]]], results: list[Exception | None]
-    ) -> None:
-        for table, rounds in work:
-            for writes in rounds:
-                await self._write(table, writes, results)
-
     # ---- places
 
-    def _place(self, name: str) -> tuple[str, str]:
+    def place(self, name: str) -> tuple[str, str]:
+        """Table and id. Names whose table is too long share one, as they always did."""
+        if "\0" in name:
+            raise PermanentStorageError("postgres: a name cannot hold a NUL character")
         table, key = self._tables.place(name)
         if not self._long_names_warned and len(table) < len(name) - len(key) - 1:
             self._long_names_warned = True
@@ -165,28 +140,17 @@ class PostgresStorage(BatchStorage):
         place = tuple(part.replace('"', "").replace(";", "") for part in (table, key))
         return (place[0], place[1]) if all(place) and place != (table, key) else None
 
-    def _groups(
-        self, ops: Sequence[WriteOp], results: list[Exception | None]
-    ) -> dict[str, list[list[Indexed]]]:
-        """Writes by table, in rounds: one statement must not have an id twice, which cut names can share."""
-        groups: dict[str, list[list[Indexed]]] = {}
-        seen: dict[tuple[str, str], int] = {}
-        for index, op in enumerate(ops):
-            if "\0" in op.name:
-                results[index] = PermanentStorageError("postgres: a name cannot hold a NUL character")
-                continue
-            table, key = self._place(op.name)
-            number = seen.get((table, key), 0)
-            seen[table, key] = number + 1
-            rounds = groups.setdefault(table, [])
-            if number == len(rounds):
-                rounds.append([])
-            rounds[number].append((index, op, key))
-        return groups
+    async def get_text(self, name: str) -> tuple[int, bytes | None]:
+        """See :meth:`dsfast.services.storage.BatchStorage.get_text`."""
+        found = await super().get_text(name)
+        if found[1] is None and self._options.legacy_keys and (place := self._stripped(name)):
+            return await self.read(*place)
+        return found
 
     # ---- reading
 
-    async def _read(self, table: str, key: str) -> tuple[int, bytes | None]:
+    async def read(self, table: str, key: str) -> tuple[int, bytes | None]:
+        """See :meth:`TableStorage.read`."""
         with _translated():
             async with self._connection() as connection:
                 try:
@@ -204,28 +168,17 @@ class PostgresStorage(BatchStorage):
 
     # ---- writing
 
-    async def _write(self, table: str, writes: list[Indexed], results: list[Exception | None]) -> None:
-        """Write the operations of one table; a bad one is found by halves and does not harm the others."""
-        try:
-            with _translated():
-                await self._write_all(table, writes)
-        except PermanentStorageError as error:
-            if len(writes) > 1:
-                middle = len(writes) // 2
-                await self._write(table, writes[:middle], results)
-                await self._write(table, writes[middle:], results)
-            else:
-                results[writes[0][0]] = error
-        except StorageError as error:
-            for index, _, _ in writes:
-                results[index] = error
+    async def write_rows(self, table: str, rows: Sequence[Row]) -> None:
+        """See :meth:`TableStorage.write_rows`."""
+        with _translated():
+            await self._write_all(table, rows)
 
-    async def _write_all(self, table: str, writes: list[Indexed]) -> None:
+    async def _write_all(self, table: str, rows: Sequence[Row]) -> None:
         async with self._connection() as connection:
             for _ in range(CREATE_TRIES):
                 known = await self._known_table(connection, table)
                 if known is None:
-                    if all(op.text is None for _, op, _ in writes):
+                    if all(row.op.text is None for row in rows):
                         return
                     await self._create(connection, table)
                     continue
@@ -234,7 +187,7 @@ class PostgresStorage(BatchStorage):
                         f"the table {table} has the layout of an old connector: run `dsfast migrate postgres`"
                     )
                 try:
-                    await self._write_rows(connection, table, known, writes)
+                    await self._write_known(connection, table, known, rows)
                     return
                 except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
                     self._known.pop(table, None)  # somebody has dropped or changed it
@@ -255,24 +208,23 @@ class PostgresStorage(BatchStorage):
         ):
             await self._tables.create(connection, table)
 
-    async def _write_rows(self, connection: Any, table: str, known: Table, writes: list[Indexed]) -> None:
-        tables = self._tables
+    async def _write_known(self, connection: Any, table: str, known: Table, rows: Sequence[Row]) -> None:
         async with connection.transaction():
             for forced in (False, True):
-                rows = [
-                    (key, op.version, op.text.decode())
-                    for _, op, key in writes
-                    if op.text is not None and op.forced is forced
+                values = [
+                    (row.key, row.op.version, row.op.text.decode())
+                    for row in rows
+                    if row.op.text is not None and row.op.forced is forced
                 ]
-                if rows:
-                    ids, versions, texts = zip(*rows, strict=True)
-                    statement = tables.upsert(table, known.value_type, forced=forced)
+                if values:
+                    ids, versions, texts = zip(*values, strict=True)
+                    statement = self._tables.upsert(table, known.value_type, forced=forced)
                     await connection.execute(statement, ids, versions, texts)
-            deleted = [op for _, op, _ in writes if op.text is None]
+            deleted = [row for row in rows if row.op.text is None]
             if deleted:
-                await self._delete_rows(connection, table, [key for _, op, key in writes if op.text is None])
+                await self._delete_rows(connection, table, [row.key for row in deleted])
                 if self._options.legacy_keys:
-                    await self._delete_stripped(connection, deleted)
+                    await self._delete_stripped(connection, [row.op for row in deleted])
 
     async def _delete_rows(self, connection: Any, table: str, ids: list[str]) -> None:
         await connection.execute(self._tables.delete(table), ids)

@@ -326,10 +326,13 @@ cdef class RecordCore(Handler):
         cdef Record record = None
         cdef int verdict
         cdef bint ready = False
-        # What can change a record is decided about in its turn (sections 6.2 and 7), all else was on arrival.
+        # What can change a record is decided about in its turn (sections 6.2 and 7), all else was on arrival; but by
+        # the core's rules nobody reads a record that has become another one since.
         cdef bint undecided = self.gate is not None and (
             step.kind == STEP_WRITE or step.kind == STEP_HOT_WRITE or step.kind == STEP_DELETE
-            or step.kind == STEP_SUBSCRIBE_CREATE_READ)
+            or step.kind == STEP_SUBSCRIBE_CREATE_READ
+            or (self.core_gate is not None and step.collector is None
+                and (step.kind == STEP_READ or step.kind == STEP_HEAD or step.kind == STEP_SUBSCRIBE_READ)))
         if (self.cache is not None and (not undecided or self.core_gate is not None)
                 and (not self.queues or step.key not in self.queues)):
             record = self.cache.find(step_p(step), step_n(step))

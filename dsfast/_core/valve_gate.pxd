@@ -13,6 +13,7 @@ from dsfast._core.valve cimport Rule, Scope
 cdef class Binding:
     cdef readonly Rule rule
     cdef readonly tuple values      # of the path variables, bytes
+    cdef readonly str error
     cdef Slice *slices
 
 cdef class NameRules(Named):

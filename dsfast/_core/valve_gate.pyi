@@ -17,7 +17,9 @@ class Binding:
 
     rule: Rule
     values: tuple[bytes, ...]
+    error: str | None
     def __init__(self, rule: Rule, values: tuple[str, ...]) -> None: ...
+    def failure(self, name: str | None, error: object) -> str: ...
 
 class RuleTable:
     """Finds the rule for a name; what was found is remembered for at most ``limit`` names."""

@@ -23,7 +23,7 @@ from dsfast._core.records cimport (
 from dsfast._core.router cimport (
     VERDICT_ALLOWED, VERDICT_DENIED, VERDICT_FAILED, VERDICT_WAITS, Gate, action_of, answer_error,
 )
-from dsfast._core.valve cimport Rule, Scope
+from dsfast._core.valve cimport Rule, Scope, compile_rule
 from dsfast._core.valve import UNDEFINED, RuleError
 
 cdef extern from "<time.h>" nogil:
@@ -65,6 +65,7 @@ cdef enum:
     PRESENCE_ALLOW = 24
 
 cdef object NOTHING = object()      # not looked up yet
+cdef Rule FAILING = compile_rule("null.rule")       # stands where the rule could not be found
 
 
 cdef int rule_of(int topic, int action) noexcept:
@@ -78,7 +79,7 @@ cdef int rule_of(int topic, int action) noexcept:
             return EVENT_LISTENING
     elif topic == T_RECORD:
         if (action == REC_SUBSCRIBE or action == REC_SUBSCRIBEANDHEAD or action == REC_SUBSCRIBEANDREAD
-                or action == REC_READ or action == REC_HEAD):
+                or action == REC_READ or action == REC_HEAD or action == REC_HEAD_BULK):
             return RECORD_READ
         if action == REC_CREATE:
             return RECORD_CREATE
@@ -127,7 +128,7 @@ cdef bint has_names(int topic, int action) noexcept:
         return action == EVENT_SUBSCRIBE
     if topic == T_RECORD:
         return (action == REC_SUBSCRIBE or action == REC_SUBSCRIBEANDHEAD or action == REC_SUBSCRIBEANDREAD
-                or action == REC_NOTIFY)
+                or action == REC_HEAD_BULK or action == REC_NOTIFY)
     if topic == T_RPC:
         return action == RPC_PROVIDE
     return topic == T_PRESENCE and (action == PRE_SUBSCRIBE or action == PRE_QUERY)
@@ -154,7 +155,10 @@ cdef double epoch_ms() noexcept nogil:
 
 
 cdef class Binding:
-    """A rule, and what its path variables are for one name."""
+    """A rule, and what its path variables are for one name.
+
+    `error` says why the rule could not be found, if it could not; its `rule` then fails.
+    """
 
     def __cinit__(self, Rule rule not None, values):
         cdef Py_ssize_t i
@@ -169,6 +173,12 @@ cdef class Binding:
 
     def __dealloc__(self):
         free(self.slices)
+
+    def failure(self, name, error):
+        """What is logged when the rule fails for a name."""
+        if self.error is not None:
+            return f"error when looking for the rule for {name}: {self.error}"
+        return f"error when executing {self.rule.source} for {name}: {error}"
 
 
 cdef class NameRules(Named):
@@ -210,7 +220,13 @@ cdef class RuleTable:
         entry = self.entry(section, p, n)
         found = entry.bindings[rule_type]
         if found is NOTHING:
-            found = self.look_up(section, rule_type, p, n)
+            try:
+                found = self.look_up(section, rule_type, p, n)
+            except RuleError as error:
+                # Not remembered: another time there may be time enough.
+                found = Binding(FAILING, ())
+                (<Binding>found).error = str(error)
+                return <Binding>found
             entry.bindings[rule_type] = found
         return <Binding>found
 
@@ -411,7 +427,7 @@ cdef class Run:
         if scope.has_name:
             scope.name.p = PyBytes_AS_STRING(self.key)
             scope.name.n = PyBytes_GET_SIZE(self.key)
-        scope.variables = self.binding.slices
+        scope.variables = self.binding.slices if scope.has_name else NULL
         scope.data = scope.old_data = UNDEFINED
         if self.uses_record and name not in known:
             scope.missing.add(name)
@@ -510,7 +526,7 @@ cdef class ValveGate(Gate):
         scope.has_name = p != NULL
         scope.name.p = p
         scope.name.n = n
-        scope.variables = binding.slices
+        scope.variables = binding.slices if p != NULL else NULL
         try:
             verdict = binding.rule.evaluate(scope)
         except RuleError as error:
@@ -533,8 +549,7 @@ cdef class ValveGate(Gate):
 
     def report(self, Connection c not None, Binding binding not None, str name, error):
         """Log that a rule failed; a client may cause that as often as it likes."""
-        c.endpoint.owner.log_limited(c, "MESSAGE_PERMISSION_ERROR",
-                                     f"error when executing {binding.rule.source} for {name}: {error}")
+        c.endpoint.owner.log_limited(c, "MESSAGE_PERMISSION_ERROR", binding.failure(name, error))
 
     cdef int one(self, Connection c, int code, int action, const char *p, Py_ssize_t n, const Msg *m) except -1:
         """Decide about one name of a message that has just arrived."""
@@ -551,6 +566,8 @@ cdef class ValveGate(Gate):
         rule = binding.rule
         if rule.constant >= 0:
             return rule.constant
+        if rule.uses_old_data and code == RECORD_READ and (action == REC_READ or action == REC_HEAD):
+            return VERDICT_ALLOWED          # decided about in turn, on the record as it is shown
         if rule.uses_data and (code == EVENT_PUBLISH or code == RPC_CALL) and has_text(m, S_DATA):
             flags = json_check(m.s[S_DATA].p, m.s[S_DATA].n)
             if flags < 0:
@@ -584,10 +601,12 @@ cdef class ValveGate(Gate):
                     return VERDICT_WAITS
                 cursor = next_item(m, cursor, &name)
             return VERDICT_ALLOWED
-        if has_text(m, S_NAME) and m.s[S_NAME].n:
-            verdict = self.one(c, code, action, m.s[S_NAME].p, m.s[S_NAME].n, m)
-        elif action == PRE_SUBSCRIBE_ALL and m.topic == T_PRESENCE or action == PRE_QUERY_ALL and m.topic == T_PRESENCE:
+        if m.topic == T_PRESENCE:           # of those without a list, which have no name either
+            if has_text(m, S_NAME):
+                return VERDICT_WAITS        # the Python gate takes it away
             verdict = self.one(c, code, action, NULL, 0, m)
+        elif has_text(m, S_NAME) and m.s[S_NAME].n:
+            verdict = self.one(c, code, action, m.s[S_NAME].p, m.s[S_NAME].n, m)
         else:
             return VERDICT_ALLOWED      # without a name its handler answers it as invalid
         if verdict == VERDICT_DENIED:
@@ -603,7 +622,8 @@ cdef class ValveGate(Gate):
     cdef int checks(self, Step step, Record record) except -1:
         cdef int verdict
         if step.kind == STEP_READ or step.kind == STEP_HEAD or step.kind == STEP_SUBSCRIBE_READ:
-            # Decided on arrival. What the rule saw then may have been changed by steps that came before this one.
+            # Not decided about yet, or on what may have changed since: steps that came before this one, and those of
+            # others while the message waited for its turn.
             if step.collector is not None or not self.reads_record(step.key):
                 return VERDICT_ALLOWED
             return self.refuse_step(step, self.step(step, REC_READ, record))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dsfast._core.connection import Connection
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
 from dsfast.plugin import Logger, Permission, PluginError, Socket
+from dsfast.services.logger.flood_guard import FloodGuard
 
 if TYPE_CHECKING:
     from dsfast.handlers import MessageRouter
@@ -49,6 +50,11 @@ BULK_ACTIONS: dict[int, frozenset[int]] = {
     Topic.RPC: frozenset({RpcAction.PROVIDE, RpcAction.UNPROVIDE}),
     Topic.PRESENCE: frozenset({PresenceAction.QUERY, PresenceAction.SUBSCRIBE, PresenceAction.UNSUBSCRIBE}),
 }
+
+# About everybody: a name in such a message means nothing, and must not choose the rule.
+NAMELESS = frozenset(
+    {(Topic.PRESENCE, PresenceAction.QUERY_ALL), (Topic.PRESENCE, PresenceAction.SUBSCRIBE_ALL)}
+)
 
 # (MESSAGE_DENIED, MESSAGE_PERMISSION_ERROR) of each topic
 REFUSALS: dict[int, tuple[int, int]] = {
@@ -178,6 +184,7 @@ class PermissionGate:
     def __init__(self, permission: Permission, logger: Logger, timeout: float) -> None:
         self._permission = permission
         self._logger = logger
+        self._guard = FloodGuard(logger)
         self._timeout = timeout
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -191,10 +198,16 @@ class PermissionGate:
         if message.topic == Topic.RECORD and records is not None and records.refuses(connection, message):
             return
         bulk = message.action in BULK_ACTIONS[message.topic]
-        if not bulk:
+        names = message.names or ()
+        if (message.topic, message.action) in NAMELESS:
+            parts = [message.replace(name=None, names=None)]
+        elif not bulk:
             parts = [message if message.names is None else message.replace(names=None)]
+        elif len(names) > connection.max_names or "" in names:
+            self.router.forward(connection, message)  # has no effect: its handler refuses it
+            return
         else:
-            parts = [message.replace(name=name, names=None) for name in dict.fromkeys(message.names or ())]
+            parts = [message.replace(name=name, names=None) for name in dict.fromkeys(names)]
         check = _Check(message, parts, bulk)
         if connection.lane is not None:
             connection.lane.add(check)
@@ -210,7 +223,11 @@ class PermissionGate:
         """Ask about everything a message wants, once; its lane goes on when the last answer is there."""
         if check.decisions is not None:
             return
-        if check.message.topic == Topic.RECORD and check.message.action in DECIDED_IN_TURN:
+        message = check.message
+        # CREATE is only a step of other actions: as a message its handler refuses it.
+        if message.topic == Topic.RECORD and (
+            message.action in DECIDED_IN_TURN or message.action == RecordAction.CREATE
+        ):
             check.decisions = [Decision.ALLOWED]
             return
         check.decisions = [self.ask(connection, part) for part in check.parts]
@@ -222,14 +239,14 @@ class PermissionGate:
     async def decide(self, connection: Socket, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
         answer = self.ask(connection, message)
-        return answer if isinstance(answer, Decision) else await self._answer(message, answer)
+        return answer if isinstance(answer, Decision) else await self._answer(connection, message, answer)
 
     def ask(self, connection: Socket, message: Message) -> Decision | Awaitable[Any]:
         """Ask the plugin once: its decision, or what to wait for (see :meth:`decide`)."""
         try:
             allowed = self._permission.can_perform_action(connection, message)
         except Exception as error:
-            return self._failed(message, error)
+            return self._failed(connection, message, error)
         if inspect.isawaitable(allowed):
             return asyncio.ensure_future(allowed)
         return Decision.ALLOWED if allowed else Decision.DENIED
@@ -238,8 +255,9 @@ class PermissionGate:
         """Drop the checks that are still waiting."""
         for task in self._tasks:
             task.cancel()
+        self._guard.close()
 
-    async def _answer(self, message: Message, waiting: Awaitable[Any]) -> Decision:
+    async def _answer(self, connection: Socket, message: Message, waiting: Awaitable[Any]) -> Decision:
         try:
             async with asyncio.timeout(self._timeout / 1000):
                 return Decision.ALLOWED if await waiting else Decision.DENIED
@@ -248,18 +266,18 @@ class PermissionGate:
             if task is not None and task.cancelling():
                 raise
             # Not this check was cancelled, only something the plugin was waiting for.
-            return self._failed(message, error)
+            return self._failed(connection, message, error)
         except Exception as error:
-            return self._failed(message, error)
+            return self._failed(connection, message, error)
 
-    def _failed(self, message: Message, error: BaseException) -> Decision:
+    def _failed(self, connection: Socket, message: Message, error: BaseException) -> Decision:
         if isinstance(error, TimeoutError):
             reason = "no answer in time"
         else:
             reason = str(error) if isinstance(error, PluginError) else repr(error)
-        self._logger.warn(
-            "MESSAGE_PERMISSION_ERROR", f"topic {message.topic} action {message.action}: {reason}"
-        )
+        text = f"topic {message.topic} action {message.action}: {reason}"
+        # A client may cause this as often as it likes.
+        self._guard.warn(connection.user_id, "MESSAGE_PERMISSION_ERROR", text)
         return Decision.FAILED
 
     async def _wait(
@@ -268,7 +286,7 @@ class PermissionGate:
         # All at once: the time limit is that of the message, however many names it has.
         waiting = [i for i, decision in enumerate(decisions) if not isinstance(decision, Decision)]
         answers = await asyncio.gather(
-            *[self._answer(check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
+            *[self._answer(connection, check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
         )
         for i, answer in zip(waiting, answers, strict=True):
             decisions[i] = answer

@@ -104,6 +104,8 @@ class ValvePermission(Permission):
         binding = self.core.table.bind(message.topic, message.action, message.name)
         if binding is None:
             return False
+        if binding.error is not None:
+            raise _failure(binding, message, binding.error)
         if binding.rule.constant >= 0:
             return binding.rule.constant == 1
         try:
@@ -206,4 +208,4 @@ def _text(error: RuleFileError | ConfigError) -> str:
 
 
 def _failure(binding: Binding, message: Message, reason: str) -> PluginError:
-    return PluginError(f"error when executing {binding.rule.source} for {message.name}: {reason}")
+    return PluginError(binding.failure(message.name, reason))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsfast._core.protocol import RecordAction, Topic
 from dsfast._core.records import RecordCore
 from dsfast._core.valve import RuleError
 from dsfast._core.valve_gate import Binding, RuleTable, Run, ValveGate, rule_type
@@ -60,6 +61,10 @@ class ValvePermission(Permission):
         self._sweep()
         if self.options.watch_interval is not None and self._file is not None:
             self._watcher = asyncio.ensure_future(self._watch(self._file, self.options.watch_interval / 1000))
+
+    async def when_ready(self) -> None:
+        """Warn if clients may read what they had better not."""
+        self._warn_of_readable_users()
 
     async def close(self) -> None:
         """End the timers."""
@@ -171,9 +176,21 @@ class ValvePermission(Permission):
     def _use(self, rules: RuleSet) -> None:
         self.core.use(self._table(rules))
         self.logger.info("INFO", "new permission rules are in use")
+        self._warn_of_readable_users()
         if self.options.revalidate_on_reload:
             for callback in self._changed:
                 callback()
+
+    def _warn_of_readable_users(self) -> None:
+        """Users of the storage authentication are records, with their passwords' hashes."""
+
+        def is_readable(name: str) -> bool:
+            binding = self.core.table.bind(Topic.RECORD, RecordAction.READ, name)
+            return binding is not None and binding.rule.constant == 1
+
+        authentication = getattr(self.services, "authentication", None)
+        if authentication is not None:
+            authentication.warn_if_readable(is_readable)
 
     def _sweep(self) -> None:
         self.core.table.sweep()

@@ -162,9 +162,14 @@ class MysqlStorage(TableStorage):
     # ---- the contract
 
     def place(self, name: str) -> tuple[str, str]:
-        """Table and id. What is no name of a table here goes to the default table as a whole."""
-        table, key = split_first(name, self._options.default_table)
-        return (table, key) if _is_table(table, self._folds_case) else (self._options.default_table, name)
+        """Table and id. What is no name of a table goes to the default table as a whole.
+
+        So does a name that begins with the default table's: it must not be taken for what stands after that.
+        """
+        default = self._options.default_table
+        table, key = split_first(name, default)
+        is_own = table != default and _is_table(table, self._folds_case)
+        return (table, key) if is_own else (default, name)
 
     async def read(self, table: str, key: str) -> tuple[int, bytes | None]:
         """See :meth:`TableStorage.read`."""

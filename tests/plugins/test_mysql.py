@@ -107,7 +107,8 @@ async def test_long_names_are_hashed(storage, raw):
 
 
 async def test_what_is_no_table_is_in_the_default_one(storage, raw):
-    names = ["\U0001f600/1", "t" * 65 + "/1", "ends with blank /1", "ä" * 64 + "/1", "nul\0/1", "/1"]
+    names = ["\U0001f600/1", "t" * 65 + "/1", "ends with blank /1", "ä" * 64 + "/1", "nul\0/1"]
+    names += ["/1", "default/1", "1"]
     ops = [WriteOp(name, i, b"{}") for i, name in enumerate(names)]
     assert await storage.write_batch(ops) == [None] * len(names)
     assert [await storage.get(name) for name in names] == [(i, {}) for i in range(len(names))]

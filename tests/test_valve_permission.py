@@ -118,7 +118,7 @@ async def test_rules_that_show_the_users_of_the_storage_authentication(read: Any
         "options": {"table": "users", "hash": "sha512", "iterations": 20_000, "keyLength": 32},
     }
     config = {
-        "auth": {"type": "storage", "options": options},
+        "auth": auth,
         "permission": {"type": "config", "options": {"permissions": permissions}},
     }
     async with serve(config, storage=MemoryPlain()) as s:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dsfast._core.json_text import dumps
+from dsfast.plugin import HttpError, HttpMeta
 
 __all__ = ["HttpError", "HttpMeta", "HttpResponse", "Request", "Routes", "json_answer", "text_answer"]
 
@@ -25,22 +25,6 @@ class Request(Protocol):
     target: bytes
     headers: dict[str, str]
     body: bytearray
-
-
-@dataclass(frozen=True, slots=True)
-class HttpMeta:
-    """What a handler may know of a request: its headers (lower case names) and its target."""
-
-    headers: dict[str, str]
-    url: str
-
-
-class HttpError(Exception):
-    """Answers a request with this status and text."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 GetHandler = Callable[[HttpMeta], Any]

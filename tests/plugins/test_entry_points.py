@@ -1,0 +1,53 @@
+"""What pyproject.toml offers by name is there, fulfils its contract, and says what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from dsfast.services.factory import KINDS, missing_methods
+
+ROOT = Path(__file__).parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONNECTORS = [
+    (group.removeprefix("dsfast."), name, target)
+    for group, entries in PROJECT["entry-points"].items()
+    for name, target in entries.items()
+    if group in ("dsfast.cache", "dsfast.storage")
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "target"), CONNECTORS)
+def test_entry_points_lead_to_plugins(kind, name, target):
+    module, _, attribute = target.partition(":")
+    plugin = getattr(import_module(module), attribute)
+    assert issubclass(plugin, KINDS[kind])
+    assert missing_methods(KINDS[kind], plugin) == []
+
+
+@pytest.mark.parametrize(("kind", "name", "target"), CONNECTORS)
+def test_a_missing_extra_is_named(kind, name, target):
+    """The module is imported where none of the packages of the extra can be."""
+    module = target.partition(":")[0]
+    extra = module.removeprefix("dsfast_plugins.")
+    packages = [
+        requirement.partition(">")[0] for requirement in PROJECT["optional-dependencies"].get(extra, [])
+    ]
+    blocked = "; ".join(f"sys.modules[{package!r}] = None" for package in packages)
+    code = f"import sys; {blocked or 'pass'}; import {module}"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"},
+    )
+    if packages:
+        assert f"needs: pip install dsfast[{extra}]" in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr

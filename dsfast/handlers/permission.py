@@ -85,6 +85,16 @@ CHANGES_RECORDS = DECIDED_IN_TURN | {
     RecordAction.SUBSCRIBECREATEANDREAD,
 }
 
+# What :meth:`PermissionGate.check` has to look at closely. Everything else is asked about once, as it came.
+SPECIAL = frozenset(
+    {
+        *((int(topic), int(action)) for topic, actions in BULK_ACTIONS.items() for action in actions),
+        *((int(topic), int(action)) for topic, action in NAMELESS),
+        *((int(Topic.RECORD), int(action)) for action in (*DECIDED_IN_TURN, RecordAction.CREATE)),
+    }
+)
+RECORD = int(Topic.RECORD)  # a member of an enumeration costs more to get than all else that is done with it
+
 LANE_CHECKS = 1000
 LANE_BYTES = 1 << 20
 """Messages, and bytes, of one connection that may wait for decisions; then it is not read any further."""
@@ -194,8 +204,13 @@ class PermissionGate:
         Of a bulk request exactly the allowed names go on. While a decision is open, the later messages of the
         connection queue up behind it (see :class:`Lane`).
         """
-        records = self.router.record_handler
-        if message.topic == Topic.RECORD and records is not None and records.refuses(connection, message):
+        topic = message.topic
+        if topic == RECORD:
+            records = self.router.record_handler
+            if records is not None and records.refuses(connection, message):
+                return
+        if connection.lane is None and message.names is None and (topic, message.action) not in SPECIAL:
+            self._check_one(connection, message)
             return
         bulk = message.action in BULK_ACTIONS[message.topic]
         names = message.names or ()
@@ -219,6 +234,27 @@ class PermissionGate:
         connection.lane = Lane(self, connection)
         connection.lane.add(check)
 
+    def _check_one(self, connection: Connection, message: Message) -> None:
+        """The short way of an ordinary message: with a plugin that answers at once it is one call of it."""
+        answer = self.ask(connection, message)
+        if isinstance(answer, Decision):
+            self._carry_out(connection, message, answer)
+            return
+        check = _Check(message, [message], False)
+        check.decisions = [answer]
+        self._start_waiting(connection, check, check.decisions)
+        connection.lane = Lane(self, connection)
+        connection.lane.add(check)
+
+    def _carry_out(self, connection: Connection, message: Message, decision: Decision) -> None:
+        try:
+            if decision is Decision.ALLOWED:
+                self.router.forward(connection, message)
+            else:
+                connection.send(refusal(message, decision))
+        except Exception as error:
+            self._report_fault(error)
+
     def ask_all(self, connection: Connection, check: _Check) -> None:
         """Ask about everything a message wants, once; its lane goes on when the last answer is there."""
         if check.decisions is not None:
@@ -232,9 +268,14 @@ class PermissionGate:
             return
         check.decisions = [self.ask(connection, part) for part in check.parts]
         if not check.is_decided:
-            task = asyncio.ensure_future(self._wait(connection, check, check.decisions))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start_waiting(connection, check, check.decisions)
+
+    def _start_waiting(
+        self, connection: Connection, check: _Check, decisions: list[Decision | Awaitable[Any]]
+    ) -> None:
+        task = asyncio.ensure_future(self._wait(connection, check, decisions))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def decide(self, connection: Socket, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
@@ -247,6 +288,8 @@ class PermissionGate:
             allowed = self._permission.can_perform_action(connection, message)
         except Exception as error:
             return self._failed(connection, message, error)
+        if isinstance(allowed, bool):
+            return Decision.ALLOWED if allowed else Decision.DENIED
         if inspect.isawaitable(allowed):
             return asyncio.ensure_future(allowed)
         return Decision.ALLOWED if allowed else Decision.DENIED
@@ -298,7 +341,10 @@ class PermissionGate:
         try:
             self._conclude(connection, check)
         except Exception as error:
-            self._logger.error("PLUGIN_ERROR", f"while handling a permitted message: {error!r}")
+            self._report_fault(error)
+
+    def _report_fault(self, error: Exception) -> None:
+        self._logger.error("PLUGIN_ERROR", f"while handling a permitted message: {error!r}")
 
     def _conclude(self, connection: Connection, check: _Check) -> None:
         message = check.message

@@ -11,7 +11,7 @@ cdef int HEAD_LIMIT = HEAD_SIZE_LIMIT
 cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 REASONS = {
     200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-    405: "Method Not Allowed", 413: "Content Too Large", 415: "Unsupported Media Type", 426: "Upgrade Required",
+    405: "Method Not Allowed", 408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type", 426: "Upgrade Required",
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
 }
 
@@ -35,7 +35,7 @@ class HttpRequest:
 class HttpReader:
     """Collects the requests of one connection from what httptools reports."""
 
-    __slots__ = ("_parser", "busy", "done", "fed", "head_size", "in_head", "limit", "now", "too_large")
+    __slots__ = ("_parser", "busy", "done", "fed", "head_size", "in_head", "limit", "now", "timed", "too_large")
 
     def __init__(self, limit):
         self._parser = httptools.HttpRequestParser(self)
@@ -46,6 +46,7 @@ class HttpReader:
         self.fed = 0            # bytes read since the last whole request, while its head is not complete
         self.head_size = 0      # bytes of its target and whole headers
         self.in_head = True
+        self.timed = False      # the time for the present body is running
         self.too_large = False
 
     def feed(self, data):
@@ -87,6 +88,7 @@ class HttpReader:
         self.now = HttpRequest()
         self.fed = 0
         self.in_head = True
+        self.timed = False
 
 
 def accept_value(str key not None):
@@ -97,3 +99,12 @@ def accept_value(str key not None):
     except (ValueError, binascii.Error):
         return None
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest())
+
+
+def certificate_data(dict certificate not None):
+    """What others may know of a client's certificate, as ``getpeercert`` gives it, in JSON values."""
+    data = {key: certificate.get(key) for key in ("serialNumber", "notBefore", "notAfter")}
+    for key in ("subject", "issuer"):
+        data[key] = {name: value for part in certificate.get(key, ()) for name, value in part}
+    data["subjectAltName"] = [f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ())]
+    return data

@@ -647,7 +647,7 @@ cdef class ValveGate(Gate):
             return self.refuse_step(step, verdict)
         if record is None:
             step.may_read = True        # nothing to hide
-        elif not step.has_version or (step.version != -1 and step.version != record.version + 1):
+        elif step.shows_record(record.version):
             # The answer to a conflict contains the record.
             verdict = self.step(step, REC_READ, record)
             if verdict == VERDICT_WAITS:

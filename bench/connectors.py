@@ -4,7 +4,7 @@
 
 Servers of its own are started (Redis on a Unix socket, PostgreSQL on TCP). Every row is measured for all ways
 one after the other in the same run, in this process on uvloop. "per core" divides by the processor time of
-this process instead of by the time that passed: the figure that does not depend on what else the machine does.
+this process instead of by the time that passed: a figure that does not depend on what else the machine does.
 
 * dsfast: the connector, called as the server calls it (parsed values in and out)
 * one command per call: upstream's semantics, ``MGET v d`` or ``MSET`` for each call; what one turn of the

@@ -35,7 +35,6 @@ IGNORED = {
     # In the sample file of deepstream.io, so in nearly every file: whoever uses websockets misses nothing.
     "/connectionEndpoints/*/http": "the HTTP API is not served yet; websockets are",
     "/enabledFeatures/monitoring/true": "clients cannot ask for monitoring yet; they get UNKNOWN_TOPIC",
-    "/plugins/*/heap-snapshot": "there are no snapshots of the memory yet",
 }
 """The server works as well and as safely without these, so it starts with a warning."""
 

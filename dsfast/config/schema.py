@@ -1051,9 +1051,7 @@ class HeapSnapshotOptions(Section):
 
     interval: Annotated[int, Meta(description="Time between two snapshots.", ge=10_000)]
     output_dir: Annotated[str, Meta(description="Directory for the snapshots.", min_length=1)]
-    max_files: Annotated[
-        int, Meta(description="Files that are kept; the oldest ones are removed.", ge=1)
-    ] = 100
+    max_files: Annotated[int, Meta(description="Files that are kept; older ones are removed.", ge=1)] = 100
     trace_frames: Annotated[
         int,
         Meta(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
+
 try:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
         ExportLogsServiceRequest,
@@ -23,7 +24,7 @@ try:
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 except ModuleNotFoundError as error:
-    raise ImportError(f"the opentelemetry logger needs: pip install dsfast[opentelemetry] ({error})") from error
+    raise ImportError(f"this logger needs: pip install dsfast[opentelemetry] ({error})") from error
 
 import dsfast
 from dsfast.plugin import Logger, LogLevel

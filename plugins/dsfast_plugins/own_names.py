@@ -34,7 +34,7 @@ class OwnNamesOptions(Options, frozen=True, kw_only=True):
 
 
 class OwnNamesPermission(Permission):
-    """Allows what has the user's id as a part of its name (``chat/alice``), or with ``match: anywhere`` in it.
+    """Allows what has the user's id as a part of its name (``chat/alice``), or anywhere in it if asked to.
 
     Presence of everybody, which has no name, is allowed. Listening is for admins: a pattern has no owner.
     """

@@ -17,17 +17,12 @@ __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
     "/connectionEndpoints/*/mqtt": "MQTT clients cannot connect yet",
-    "/httpServer/plugin": "the HTTP server cannot be replaced yet",
     "/httpServer/options/ssl/given": "TLS is not served yet; put a proxy in front (dsfast nginx writes one)",
     "/httpServer/options/hostUrl/given": "the Host header is not checked yet; let a proxy check it",
     "/monitoring/*/log": "there is no such monitoring yet",
     "/monitoring/*/http": "there is no such monitoring yet",
-    "/subscriptions/plugin": "this service cannot be replaced yet",
-    "/locks/plugin": "this service cannot be replaced yet",
     "/clusterNode/vertical": "several processes cannot work together yet",
     "/clusterNode/plugin": "several servers cannot work together yet",
-    "/clusterRegistry/plugin": "this service cannot be replaced yet",
-    "/clusterStates/plugin": "this service cannot be replaced yet",
 }
 """Without these the server would be less than what was asked for, so it does not start."""
 

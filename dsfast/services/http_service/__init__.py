@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from dsfast._core.connection import Connection, Endpoint
+from dsfast._core.json_text import loads
 from dsfast.endpoints.listener import Listener
-from dsfast.plugin import Plugin, PluginError
+from dsfast.plugin import HttpService as HttpServiceContract
+from dsfast.plugin import PluginError, Socket
 from dsfast.services.http_service.proxies import Proxies
 from dsfast.services.http_service.routes import (
     HttpError,
@@ -33,7 +35,7 @@ class WebSocketOwner(Protocol):
         """Its part in the core."""
 
 
-class HttpService(Plugin):
+class HttpService(HttpServiceContract):
     """Listens, answers requests, and hands websockets to the endpoints that have registered their path.
 
     It is made before the endpoints and listens when they are all ready (:meth:`listen`).
@@ -72,6 +74,24 @@ class HttpService(Plugin):
         None is an empty 200. It may raise :class:`HttpError`. Raises ValueError if the prefix is taken.
         """
         self._routes.add("GET", prefix, handler)
+
+    def register_post_path_prefix(self, prefix: str, handler: Callable[[Any, HttpMeta], Any]) -> None:
+        """Answer POST requests: ``handler(data, meta)`` with the JSON value of the body, else as for GET.
+
+        Raises ValueError if the prefix is taken.
+        """
+        self._routes.add("POST", prefix, handler)
+
+    def get_sockets_for_user(self, user_id: str) -> list[Socket]:
+        """The open connections of a user, on whatever path they came."""
+        cores = [getattr(endpoint, "core", None) for endpoint in self.services.connection_endpoints]
+        return [
+            connection
+            for core in cores
+            if isinstance(core, Endpoint)
+            for connection in core.open_connections()
+            if connection.user_id == user_id
+        ]
 
     def register_websocket_endpoint(self, path: str, endpoint: WebSocketOwner) -> None:
         """Hand the websockets that ask for ``path`` to an endpoint. Raises ValueError if it is taken."""
@@ -163,7 +183,17 @@ class HttpService(Plugin):
         handler = self._routes.find(request.method, url.partition("?")[0])
         if handler is None:
             raise HttpError(404, "Endpoint not found.")
-        return answer_of(handler(HttpMeta(request.headers, url)))
+        meta = HttpMeta(request.headers, url)
+        if request.method == "GET":
+            return answer_of(handler(meta))
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise HttpError(415, 'Invalid "Content-Type" header. Supported media types: "application/json"')
+        try:
+            data = loads(bytes(request.body))
+        except ValueError as error:
+            raise HttpError(400, f"Failed to parse body of request: {error}") from None
+        return answer_of(handler(data, meta))
 
     def _finished(self, answer: HttpResponse) -> HttpResponse:
         status, headers, body = answer

@@ -12,6 +12,9 @@ import pytest
 
 from dsfast.services.factory import KINDS, missing_methods
 
+MODULES = {"hazelcast-python-client": "hazelcast"}
+"""Modules of packages that are named otherwise."""
+
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PLUGINS = [
@@ -36,10 +39,8 @@ def test_a_missing_extra_is_named(kind, name, target):
     """The module is imported where none of the packages of the extra can be."""
     module = target.partition(":")[0]
     extra = module.removeprefix("dsfast_plugins.")
-    packages = [
-        requirement.partition(">")[0] for requirement in PROJECT["optional-dependencies"].get(extra, [])
-    ]
-    names = [IMPORTED.get(package, package) for package in packages]
+    names = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
+    packages = [MODULES.get(name, name) for name in names]
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in names)
     code = f"import sys; {blocked or 'pass'}; import {module}"
     result = subprocess.run(

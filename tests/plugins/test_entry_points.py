@@ -12,9 +12,6 @@ import pytest
 
 from dsfast.services.factory import KINDS, missing_methods
 
-MODULES = {"hazelcast-python-client": "hazelcast"}
-"""Modules of packages that are named otherwise."""
-
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PLUGINS = [
@@ -22,7 +19,7 @@ PLUGINS = [
     for group, entries in PROJECT["entry-points"].items()
     for name, target in entries.items()
 ]
-IMPORTED = {"opentelemetry-proto": "opentelemetry.proto"}
+IMPORTED = {"hazelcast-python-client": "hazelcast", "opentelemetry-proto": "opentelemetry.proto"}
 """What is imported of the packages whose modules have another name."""
 
 
@@ -39,9 +36,8 @@ def test_a_missing_extra_is_named(kind, name, target):
     """The module is imported where none of the packages of the extra can be."""
     module = target.partition(":")[0]
     extra = module.removeprefix("dsfast_plugins.")
-    names = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
-    packages = [MODULES.get(name, name) for name in names]
-    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in names)
+    packages = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
+    blocked = "; ".join(f"sys.modules[{IMPORTED.get(name, name)!r}] = None" for name in packages)
     code = f"import sys; {blocked or 'pass'}; import {module}"
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -33,6 +33,8 @@ __all__ = [
     "Cache",
     "ConnectionEndpoint",
     "ConnectionListener",
+    "HttpError",
+    "HttpMeta",
     "LogLevel",
     "Logger",
     "Monitoring",
@@ -50,6 +52,25 @@ __all__ = [
 
 class PluginError(Exception):
     """An error of one plugin operation whose text may be logged and sent to the client."""
+
+
+class HttpError(Exception):
+    """Raised by a handler of HTTP requests: the answer has this status and text (plugins.md B.14)."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class HttpMeta:
+    """What a handler of HTTP requests may know of one.
+
+    ``headers`` have lower case names, ``url`` is path and query as they were sent.
+    """
+
+    headers: Mapping[str, str]
+    url: str
 
 
 class LogLevel(IntEnum):

@@ -30,6 +30,11 @@ class PresenceHandler(Handler):
         self._sessions: dict[str, int] = {}
 
     @property
+    def registry(self) -> Registry:
+        """The subscriptions to single users."""
+        return self._users
+
+    @property
     def online(self) -> list[str]:
         """User ids with at least one connection."""
         return list(self._sessions)

@@ -177,7 +177,7 @@ async def test_errors() -> None:
             "P|E|NO_RPC_PROVIDER|none|c",
         )
         a.send("U|Q|Q", 'U|S|7|["x"]')
-        await a.expect("U|E|MESSAGE_DENIED||Q|", "U|E|MESSAGE_DENIED|x|S|7")
+        await a.expect("U|E|MESSAGE_DENIED||Q", "U|E|MESSAGE_DENIED|x|S|7")
         a.send("R|HD|no/1", "R|H|no/1", "R|SN|no/1", "R|CR|no/1", "R|D|no/1")
         await a.expect(
             "R|E|HD|no/1|MESSAGE_DENIED", "R|E|MESSAGE_DENIED|no/1|HD",

@@ -515,6 +515,15 @@ def test_nothing_is_left_behind_by_evaluations():
     assert [sys.getrefcount(item) for item in (record, record["list"], record["text"])] == before
 
 
+def test_patterns_of_clients_never_backtrack():
+    ours = compile_rule('data.match("a(?=b)")')
+    assert ours.value(Scope(data="ab")) == ["a"]
+    theirs = compile_rule("name.match(data)")
+    assert theirs.value(Scope(name="ab", data="a.")) == ["ab"]
+    with pytest.raises(RuleError, match="Invalid regular expression"):
+        theirs.value(Scope(name="ab", data="a(?=b)"))
+
+
 def test_undefined_is_one():
     assert (
         copy.deepcopy(UNDEFINED) is copy.copy(UNDEFINED) is pickle.loads(pickle.dumps(UNDEFINED)) is UNDEFINED

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from storage_fakes import MemoryPlain
+from wire import serve
 
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
 from dsfast.config import load
@@ -106,3 +108,21 @@ async def test_vectors(case: dict[str, Any]) -> None:
     user = User(case["user"]["id"], case["user"].get("serverData", case["user"].get("data")))
     assert await decide(service, user, message) == case["expect"]["result"]
     await service.close()
+
+
+@pytest.mark.parametrize(("read", "warned"), [(True, True), (False, False), ("user.id === 'root'", False)])
+async def test_rules_that_show_the_users_of_the_storage_authentication(read: Any, warned: bool) -> None:
+    permissions = rules("record", "read", read, "users/*")
+    auth = {
+        "type": "storage",
+        "options": {"table": "users", "hash": "sha512", "iterations": 20_000, "keyLength": 32},
+    }
+    config = {
+        "auth": auth,
+        "permission": {"type": "config", "options": {"permissions": permissions}},
+    }
+    async with serve(config, storage=MemoryPlain()) as s:
+        assert any("which are the users" in line for _, _, line in s.log.lines) is warned
+        s.log.lines.clear()
+        s.services.permission.use_config(rules("record", "read", True))
+        assert any("which are the users" in line for _, _, line in s.log.lines)

@@ -187,10 +187,10 @@ cdef class Pattern:
     cdef readonly str source
     cdef readonly str flags
 
-    def __cinit__(self, str source, str flags):
+    def __cinit__(self, str source, str flags, bint from_rule=True):
         self.source = source
         self.flags = flags
-        self.compiled = compile_pattern(source, flags)
+        self.compiled = compile_pattern(source, flags, from_rule)
 
     def __repr__(self):
         return f"/{self.source}/{''.join(sorted(self.flags))}"
@@ -214,10 +214,13 @@ cdef dict patterns = {}         # of `match("text")`, by their text; bounded
 cdef dict findings = {}         # (pattern, text): what `found_in` found; bounded
 
 
-cdef object compile_pattern(str source, str flags):
-    """The compiled expression; raises ValueError."""
+cdef object compile_pattern(str source, str flags, bint from_rule):
+    """The compiled expression; raises ValueError.
+
+    What is not in the rule itself may be a client's, and gets the engine whose time is bounded by nature only.
+    """
     from dsfast import regexp
-    return regexp.compile(source, flags, allow_backtracking=True)
+    return regexp.compile(source, flags, allow_backtracking=from_rule)
 
 
 cdef Pattern pattern_of(str source):
@@ -228,7 +231,7 @@ cdef Pattern pattern_of(str source):
     if len(source) > MAX_PATTERN:
         raise RuleError(f"regular expression longer than {MAX_PATTERN} characters")
     try:
-        pattern = Pattern(source, "")
+        pattern = Pattern(source, "", False)
     except ValueError as error:
         raise RuleError(f"SyntaxError: Invalid regular expression: /{source}/: {error}") from None
     if len(patterns) >= CACHED_PATTERNS:
@@ -1516,9 +1519,21 @@ cdef class Compiler:
         self.write(I_CALLABLE, 0, self.constant(node.value))
         if node.optional_call:
             self.links.append(self.write(I_METHOD_LINK, 0, 0, method))
-        self.all_of(node.children[1:])
+        if node.value == "match" and count == 1:
+            self.pattern_argument(node.children[1])
+        else:
+            self.all_of(node.children[1:])
         self.write(I_CALL, -count, method, count | self.constant(self.source[node.start:node.end]) << 16)
         return 0
+
+    cdef int pattern_argument(self, Node node) except -1:
+        """The argument of `match`; a text in the rule is compiled now, as a literal is."""
+        if node.kind == LITERAL and type(node.value) is str:
+            try:
+                return self.push(Pattern(node.value, ""))
+            except ValueError:
+                pass        # an error when it is evaluated, as in JavaScript
+        return self.emit(node)
 
 
 cdef Pattern pattern_literal(str source, Node node):

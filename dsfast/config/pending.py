@@ -17,20 +17,14 @@ __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
     "/connectionEndpoints/*/mqtt": "MQTT clients cannot connect yet",
-    "/httpServer/plugin": "the HTTP server cannot be replaced yet",
     "/httpServer/options/ssl/given": "TLS is not served yet; put a proxy in front (dsfast nginx writes one)",
-    "/subscriptions/plugin": "this service cannot be replaced yet",
-    "/locks/plugin": "this service cannot be replaced yet",
     "/clusterNode/vertical": "several processes cannot work together yet",
     "/clusterNode/plugin": "several servers cannot work together yet",
-    "/clusterRegistry/plugin": "this service cannot be replaced yet",
-    "/clusterStates/plugin": "this service cannot be replaced yet",
 }
 """Without these the server would be less than what was asked for, so it does not start."""
 
 IGNORED = {
     "/enabledFeatures/monitoring/true": "clients cannot ask for monitoring yet; they get UNKNOWN_TOPIC",
-    "/plugins/*/heap-snapshot": "there are no snapshots of the memory yet",
 }
 """The server works as well and as safely without these, so it starts with a warning."""
 

@@ -1062,6 +1062,15 @@ class HeapSnapshotOptions(Section):
 
     interval: Annotated[int, Meta(description="Time between two snapshots.", ge=10_000)]
     output_dir: Annotated[str, Meta(description="Directory for the snapshots.", min_length=1)]
+    max_files: Annotated[int, Meta(description="Files that are kept; older ones are removed.", ge=1)] = 100
+    trace_frames: Annotated[
+        int,
+        Meta(
+            description="Frames of each allocation that are remembered, at the cost of speed; 0: none.",
+            ge=0,
+            le=100,
+        ),
+    ] = 0
 
 
 class HeapSnapshotSection(Section, kw_only=True):

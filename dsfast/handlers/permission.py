@@ -85,6 +85,16 @@ CHANGES_RECORDS = DECIDED_IN_TURN | {
     RecordAction.SUBSCRIBECREATEANDREAD,
 }
 
+# What :meth:`PermissionGate.check` has to look at closely. Everything else is asked about once, as it came.
+SPECIAL = frozenset(
+    {
+        *((int(topic), int(action)) for topic, actions in BULK_ACTIONS.items() for action in actions),
+        *((int(topic), int(action)) for topic, action in NAMELESS),
+        *((int(Topic.RECORD), int(action)) for action in (*DECIDED_IN_TURN, RecordAction.CREATE)),
+    }
+)
+RECORD = int(Topic.RECORD)  # a member of an enumeration costs more to get than all else that is done with it
+
 LANE_CHECKS = 1000
 LANE_BYTES = 1 << 20
 """Messages, and bytes, of one connection that may wait for decisions; then it is not read any further."""
@@ -107,13 +117,14 @@ def refusal(message: Message, decision: Decision, action: int | None = None) -> 
 class _Check:
     """A message whose permission is being decided, or that waits behind one."""
 
-    __slots__ = ("bulk", "changes_records", "decisions", "message", "parts")
+    __slots__ = ("bulk", "changes_records", "decisions", "message", "parts", "rules")
 
     def __init__(self, message: Message, parts: list[Message], bulk: bool) -> None:
         self.message = message
         self.parts = parts  # one message for each name
         self.bulk = bulk
         self.decisions: list[Decision | Awaitable[Any]] | None = None  # not asked yet
+        self.rules = 0  # those it was asked under, see PermissionGate.rules
         self.changes_records = message.topic == Topic.RECORD and message.action in CHANGES_RECORDS
 
     @property
@@ -180,6 +191,8 @@ class PermissionGate:
     """Permission checks of one server; ``timeout`` in milliseconds bounds those that wait."""
 
     router: MessageRouter
+    rules: int = 0
+    """How often the rules have changed; a check that is running finishes with those it started with."""
 
     def __init__(self, permission: Permission, logger: Logger, timeout: float) -> None:
         self._permission = permission
@@ -194,8 +207,13 @@ class PermissionGate:
         Of a bulk request exactly the allowed names go on. While a decision is open, the later messages of the
         connection queue up behind it (see :class:`Lane`).
         """
-        records = self.router.record_handler
-        if message.topic == Topic.RECORD and records is not None and records.refuses(connection, message):
+        topic = message.topic
+        if topic == RECORD:
+            records = self.router.record_handler
+            if records is not None and records.refuses(connection, message):
+                return
+        if connection.lane is None and message.names is None and (topic, message.action) not in SPECIAL:
+            self._check_one(connection, message)
             return
         bulk = message.action in BULK_ACTIONS[message.topic]
         names = message.names or ()
@@ -219,11 +237,32 @@ class PermissionGate:
         connection.lane = Lane(self, connection)
         connection.lane.add(check)
 
+    def _check_one(self, connection: Connection, message: Message) -> None:
+        """The short way of an ordinary message: with a plugin that answers at once it is one call of it."""
+        answer = self.ask(connection, message)
+        if isinstance(answer, Decision):
+            self._carry_out(connection, message, answer)
+            return
+        check = _Check(message, [message], False)
+        check.decisions = [answer]
+        self._start_waiting(connection, check, check.decisions)
+        connection.lane = Lane(self, connection)
+        connection.lane.add(check)
+
+    def _carry_out(self, connection: Connection, message: Message, decision: Decision) -> None:
+        try:
+            if decision is Decision.ALLOWED:
+                self.router.forward(connection, message)
+            else:
+                connection.send(refusal(message, decision))
+        except Exception as error:
+            self._report_fault(error)
+
     def ask_all(self, connection: Connection, check: _Check) -> None:
         """Ask about everything a message wants, once; its lane goes on when the last answer is there."""
         if check.decisions is not None:
             return
-        message = check.message
+        message, check.rules = check.message, self.rules
         # CREATE is only a step of other actions: as a message its handler refuses it.
         if message.topic == Topic.RECORD and (
             message.action in DECIDED_IN_TURN or message.action == RecordAction.CREATE
@@ -232,14 +271,29 @@ class PermissionGate:
             return
         check.decisions = [self.ask(connection, part) for part in check.parts]
         if not check.is_decided:
-            task = asyncio.ensure_future(self._wait(connection, check, check.decisions))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start_waiting(connection, check, check.decisions)
+
+    def _start_waiting(
+        self, connection: Connection, check: _Check, decisions: list[Decision | Awaitable[Any]]
+    ) -> None:
+        task = asyncio.ensure_future(self._wait(connection, check, decisions))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def decide(self, connection: Socket, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
+        rules = self.rules
         answer = self.ask(connection, message)
-        return answer if isinstance(answer, Decision) else await self._answer(connection, message, answer)
+        if isinstance(answer, Decision):
+            return answer
+        decision = await self._answer(connection, message, answer)
+        self._look_again(rules)
+        return decision
+
+    def _look_again(self, rules: int) -> None:
+        """What rules that hold no more have permitted may last: look through it once it has taken effect."""
+        if rules != self.rules and self.router.revalidation is not None:
+            self.router.revalidation.look()
 
     def ask(self, connection: Socket, message: Message) -> Decision | Awaitable[Any]:
         """Ask the plugin once: its decision, or what to wait for (see :meth:`decide`)."""
@@ -247,6 +301,8 @@ class PermissionGate:
             allowed = self._permission.can_perform_action(connection, message)
         except Exception as error:
             return self._failed(connection, message, error)
+        if isinstance(allowed, bool):
+            return Decision.ALLOWED if allowed else Decision.DENIED
         if inspect.isawaitable(allowed):
             return asyncio.ensure_future(allowed)
         return Decision.ALLOWED if allowed else Decision.DENIED
@@ -297,8 +353,12 @@ class PermissionGate:
         """Hand on what is allowed and tell the client what is not; never raises."""
         try:
             self._conclude(connection, check)
+            self._look_again(check.rules)
         except Exception as error:
-            self._logger.error("PLUGIN_ERROR", f"while handling a permitted message: {error!r}")
+            self._report_fault(error)
+
+    def _report_fault(self, error: Exception) -> None:
+        self._logger.error("PLUGIN_ERROR", f"while handling a permitted message: {error!r}")
 
     def _conclude(self, connection: Connection, check: _Check) -> None:
         message = check.message

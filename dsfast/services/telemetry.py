@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dsfast.plugin import Plugin
+from dsfast.plugin import Telemetry
 
 __all__ = ["NoTelemetry"]
 
 
-class NoTelemetry(Plugin):
+class NoTelemetry(Telemetry):
     """Stands where deepstream.io reports its use to its makers; nothing is ever sent to anybody."""
 
     description = "none"

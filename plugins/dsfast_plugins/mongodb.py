@@ -12,11 +12,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import bson
-import pymongo
-from bson.errors import BSONError
-from pymongo import errors as mongo_errors
-
 from dsfast.services.storage import (
     PermanentStorageError,
     StorageClosed,
@@ -28,6 +23,14 @@ from dsfast.services.storage import (
 from dsfast_plugins.names import split_first
 from dsfast_plugins.options import Milliseconds, OptionError, Options, read_options
 from dsfast_plugins.tables import Row, TableStorage
+
+try:
+    import bson
+    import pymongo
+    from bson.errors import BSONError
+    from pymongo import errors as mongo_errors
+except ModuleNotFoundError as error:
+    raise ImportError(f"the mongodb storage needs: pip install dsfast[mongodb] ({error})") from error
 
 if TYPE_CHECKING:
     from dsfast.config import Config

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-import asyncmy
-from asyncmy import errors as mysql_errors
 from msgspec import Meta
 
 from dsfast.services.storage import (
@@ -27,6 +25,12 @@ from dsfast_plugins.options import Milliseconds, OptionError, Options, Port, rea
 from dsfast_plugins.pool import Pool
 from dsfast_plugins.tables import Row, TableStorage
 from dsfast_plugins.tls import tls_context
+
+try:
+    import asyncmy
+    from asyncmy import errors as mysql_errors
+except ModuleNotFoundError as error:
+    raise ImportError(f"the mysql storage needs: pip install dsfast[mysql] ({error})") from error
 
 if TYPE_CHECKING:
     from dsfast.config import Config

@@ -18,6 +18,7 @@ from dsfast.endpoints.http.login import Logins, auth_data_of
 from dsfast.endpoints.http.openapi import document
 from dsfast.endpoints.http.stream import Streams
 from dsfast.plugin import HttpError, HttpMeta, PluginError
+from dsfast.services.http_service import HttpService
 from dsfast.services.http_service.bodies import BodyError, read_json
 from dsfast.services.http_service.routes import END, JSON, HttpResponse, Request, json_answer, text_answer
 from dsfast.services.logger import FloodGuard
@@ -48,6 +49,8 @@ class HttpEndpoint(CoreEndpoint):
         """Register the paths. Raises :class:`PluginError` if one is taken."""
         services, options = self.services, self.options
         router = services.message_distributor
+        if not isinstance(services.http_service, HttpService):
+            raise PluginError("the HTTP API needs an HTTP service derived from that of dsfast")
         self._http = services.http_service
         self._guard = FloodGuard(services.logger)
         self._logins = Logins(services, log_data=options.log_invalid_auth_data)

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from dsfast._core.connection import Connection, Endpoint
 from dsfast.endpoints.listener import Listener
-from dsfast.plugin import HttpError, HttpMeta, Plugin, PluginError, Socket
+from dsfast.plugin import HttpError, HttpMeta, PluginError, Socket
+from dsfast.plugin import HttpService as HttpServiceContract
 from dsfast.services.http_service.cors import METHODS, Cors
 from dsfast.services.http_service.proxies import Proxies
 from dsfast.services.http_service.routes import (
@@ -34,7 +35,7 @@ class WebSocketOwner(Protocol):
         """Its part in the core."""
 
 
-class HttpService(Plugin):
+class HttpService(HttpServiceContract):
     """Listens, answers requests, and hands websockets to the endpoints that have registered their path.
 
     It is made before the endpoints and listens when they are all ready (:meth:`listen`).

@@ -1,0 +1,56 @@
+"""What pyproject.toml offers by name is there, fulfils its contract, and says what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from dsfast.services.factory import KINDS, missing_methods
+
+MODULES = {"hazelcast-python-client": "hazelcast"}
+"""Modules of packages that are named otherwise."""
+
+ROOT = Path(__file__).parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PLUGINS = [
+    (group.removeprefix("dsfast."), name, target)
+    for group, entries in PROJECT["entry-points"].items()
+    for name, target in entries.items()
+]
+IMPORTED = {"opentelemetry-proto": "opentelemetry.proto"}
+"""What is imported of the packages whose modules have another name."""
+
+
+@pytest.mark.parametrize(("kind", "name", "target"), PLUGINS)
+def test_entry_points_lead_to_plugins(kind, name, target):
+    module, _, attribute = target.partition(":")
+    plugin = getattr(import_module(module), attribute)
+    assert issubclass(plugin, KINDS[kind])
+    assert missing_methods(KINDS[kind], plugin) == []
+
+
+@pytest.mark.parametrize(("kind", "name", "target"), PLUGINS)
+def test_a_missing_extra_is_named(kind, name, target):
+    """The module is imported where none of the packages of the extra can be."""
+    module = target.partition(":")[0]
+    extra = module.removeprefix("dsfast_plugins.")
+    names = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
+    packages = [MODULES.get(name, name) for name in names]
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in names)
+    code = f"import sys; {blocked or 'pass'}; import {module}"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"},
+    )
+    if packages:
+        assert f"needs: pip install dsfast[{extra}]" in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr

@@ -173,6 +173,11 @@ cdef class PluginRegistry(Registry):
         """Number of subscriptions on this node."""
         return sum([self.count(name) for name in self.names()])
 
+    @property
+    def subjects(self):
+        """How many names have a subscriber on this node."""
+        return len(self.names())
+
     def names(self):
         """All names that have a subscriber on this node."""
         try:

@@ -365,7 +365,7 @@ class HttpServerOptions(Section):
     origins: Annotated[
         list[str],
         Meta(
-            description="Origins that may connect, compared exactly with `Origin`, or `Referer` without one.",
+            description="Origins that may connect, compared with `Origin`, or that of `Referer` without one.",
             extra={"before": _empty_for_none, "check": _are_uris},
         ),
     ] = field(default_factory=list)
@@ -376,7 +376,9 @@ class HttpServerOptions(Section):
             extra={"before": _empty_for_none},
         ),
     ] = field(default_factory=list)
-    host_url: Annotated[Text | None, Meta(description="The only `Host` that is answered.")] = None
+    host_url: Annotated[
+        Text | None, Meta(description="The only `Host` that is answered (health checks: any).")
+    ] = None
     ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
     headers: Annotated[
         list[str],
@@ -491,7 +493,16 @@ class HttpEndpointOptions(Section):
     log_invalid_auth_data: Annotated[
         bool, Meta(description="Write refused login data to the log. That includes passwords.")
     ] = False
-    request_timeout: Annotated[int, Meta(description="Time limit of a request.", ge=1)] = 20_000
+    request_timeout: Annotated[
+        int, Meta(description="Time after which messages of a request without an answer get an error.", ge=1)
+    ] = 20_000
+    error_names: Annotated[
+        bool, Meta(description="Errors name their event (`RECORD_NOT_FOUND`) instead of its number.")
+    ] = False
+    max_batch_length: Annotated[int, Meta(description="Messages that one request may carry.", ge=1)] = 10_000
+    stream_heartbeat_interval: Annotated[
+        int, Meta(description="Time between two comments on a stream that has nothing else to say.", ge=1)
+    ] = 15_000
 
 
 class HttpEndpointSection(Section):

@@ -82,6 +82,27 @@ class MessageRouter(Router):
             listen.close()
         self.wheel.close()
 
+    def state_metrics(self) -> dict[str, int]:
+        """How many names each registry has (http.md section 8).
+
+        Two of deepstream's own names are not what they seem; those who read them may go on doing so.
+        """
+        metrics: dict[str, int] = {}
+        for topic, prefix in ((Topic.EVENT, "EVENT"), (Topic.RECORD, "RECORD")):
+            patterns, published = self._listens[topic].counts() if topic in self._listens else (0, 0)
+            metrics[f"{prefix}_LISTEN_PATTERNS"] = patterns
+            metrics[f"{prefix}_PUBLISHED_SUBSCRIPTIONS"] = published
+        for topic in (Topic.EVENT, Topic.RECORD, Topic.RPC, Topic.PRESENCE):
+            handler = self.handlers[topic]
+            names = 0 if handler is None else handler.registry.subjects
+            metrics[f"{topic.name}_SUBSCRIPTIONS"] = names
+        metrics["ONLINE_USERS"] = 0 if self.presence is None else len(self.presence.online)
+        return {
+            "STATE_REGISTRY": metrics["EVENT_SUBSCRIPTIONS"],
+            "LOCK": metrics["ONLINE_USERS"],
+            **metrics,
+        }
+
     def stats(self) -> dict[str, Any]:
         """Counters of the hub and the memory cache."""
         stats: dict[str, Any] = {"hub": self.hub.stats()}

@@ -204,6 +204,10 @@ class ListenHandler:
         """Who listens to what."""
         return [(connection, text) for connection, held in self._connections.items() for text in held]
 
+    def counts(self) -> tuple[int, int]:
+        """How many different patterns there are, and how many names have a provider."""
+        return len(self._patterns), len(self._providers)
+
     def remove(self, connection: Socket, pattern: str) -> bool:
         """End a LISTEN without telling its client; False if there is none."""
         held = self._connections.get(connection, {})

@@ -36,6 +36,11 @@ class PresenceHandler(Handler):
         online.on_remove(self._left)
 
     @property
+    def registry(self) -> Registry:
+        """The subscriptions to single users."""
+        return self._users
+
+    @property
     def online(self) -> list[str]:
         """User ids with at least one connection."""
         return self._online.get_all()

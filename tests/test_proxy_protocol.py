@@ -76,7 +76,7 @@ BAD = [
     b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
     b"PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n",
     b"PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n",
-    "PROXY TCP4 1.2.3.4 1.2.3.4 ١ 2\r\n".encode(),
+    "PROXY TCP4 1.2.3.4 1.2.3.4 \u0661 2\r\n".encode(),
     b"PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n",
     b"PROXY UNKNOWN " + b"x" * MAX_LINE,
     version_2(head=0x10),
@@ -128,13 +128,8 @@ def test_mutated_headers():
 
 
 def config(*trusted, **options):
-    return {
-        "httpServer": {
-            "options": {
-                "host": "127.0.0.1", "port": 0, "proxyProtocol": True, "trustedProxies": list(trusted), **options
-            }
-        }
-    }  # fmt: skip
+    always = {"host": "127.0.0.1", "port": 0, "proxyProtocol": True}
+    return {"httpServer": {"options": {**always, "trustedProxies": list(trusted), **options}}}
 
 
 async def login_behind(s, header, pieces=1):

@@ -110,7 +110,7 @@ async def test_a_certificate_as_text_and_as_path(make, tmp_path, form):
     files = make()
     given = dict(files)
     if form == "text":
-        given = {name: Path(path).read_text() for name, path in files.items()}
+        given = {name: Path(path).read_text() for name, path in files.items()}  # noqa: ASYNC240
     elif form == "relative":
         given = {name: os.path.basename(path) for name, path in files.items()}
     elif form == "fileLoad":
@@ -273,7 +273,7 @@ async def test_without_a_client_certificate(make):
 
 async def test_certificates_swapped_under_load_lose_no_connection(make):
     first = make("a")
-    old = Path(first["cert"]).read_text()
+    old = Path(first["cert"]).read_text()  # noqa: ASYNC240
     async with serve(config(**first)) as s:
         context = trusting(first["cert"])
         seen = set()
@@ -319,7 +319,7 @@ async def test_a_broken_pair_is_refused_and_the_old_one_stays(make, how):
         if how == "another key":
             os.replace(make("b")["key"], files["key"])
         elif how == "damaged":
-            Path(files["cert"]).write_text("-----BEGIN CERTIFICATE-----\nx\n")
+            Path(files["cert"]).write_text("-----BEGIN CERTIFICATE-----\nx\n")  # noqa: ASYNC240
         else:
             os.unlink(files["key"])
         assert await s.services.http_service.reload() is False

@@ -175,6 +175,10 @@ cdef class Endpoint:
         if self.url_path in port.paths:
             raise ValueError(f"there is an endpoint with the path {self.url_path.decode()} already")
         port.paths[self.url_path] = self
+        self.share(port)
+
+    def share(self, Endpoint port not None):
+        """Serve connections that begin on another endpoint, which goes on keeping them."""
         self.connections = port.connections
 
     def close_connections(self, int code, int limit):
@@ -915,10 +919,12 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     cdef int feed_http(self, char *p, size_t n) except -1:
         cdef bytes data = PyBytes_FromStringAndSize(p, <Py_ssize_t>n)
         cdef Py_ssize_t offset = -1
+        cdef bint was_in_head
         if self.http is None:
             self.http = HttpReader(self.endpoint.max_body_size)
         reader = self.http
-        if reader.in_head:
+        was_in_head = reader.in_head
+        if was_in_head:
             reader.fed += n
         try:
             reader.feed(data)
@@ -927,16 +933,17 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         except httptools.HttpParserError as error:
             return self.http_error(400, f"Malformed request: {error}")
         if reader.too_large:
-            return self.http_error(413, "request entity too large")
+            return self.http_error(413, "Failed to parse body of request: request entity too large")
         if reader.in_head and reader.fed > HEAD_SIZE_LIMIT:
             return self.http_error(431, "Request head too large.")
         if offset >= 0 and offset < len(data):
             # The client did not wait for the answer to its upgrade; the rest are frames.
             buf_add(&self.fragments, p + offset, n - <size_t>offset)
         if not reader.busy:
-            if not reader.in_head and not reader.timed:
-                reader.timed = True
+            if was_in_head and not reader.in_head:
                 self.endpoint.wheel.schedule(self.timer, self.endpoint.body_timeout)
+                if reader.now.headers.get("expect", "").lower() == "100-continue":
+                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return self.next_request()
         if len(reader.done) > HTTP_PIPELINED and not self.reading_paused:
             self.reading_paused = True
@@ -954,7 +961,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.handed = waiting
             self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
             return 0
-        if self.http is not None and (self.http.fed or not self.http.in_head):
+        if self.http is not None and self.http.is_reading():
             return self.http_error(408, "Request timeout.")
         return self.close(0)
 
@@ -987,7 +994,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             reader.busy = request
             answer = self.endpoint.owner.on_http(self, request)
             if answer is None:
-                self.timer.unlink()     # whoever works on the answer has a time limit of its own
+                if self.state == ST_HTTP:
+                    self.timer.unlink()     # whoever works on the answer has a time limit of its own
                 return 0
             self.answer_request(answer)
         if self.reading_paused and reader is not None and not reader.busy:
@@ -1053,13 +1061,13 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.on_message(&m, p, <size_t>len(raw))
 
     cdef int http_error(self, int status, str text) except -1:
-        self.http_reply(status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode() + b"\r\n\r\n", False)
+        self.http_reply(status, self.endpoint.owner.error_headers, text.encode() + b"\r\n\r\n", False)
         return self.close(0)
 
     cdef int http_reply(self, int status, dict headers, bytes body, bint keep, bint head_only=False) except -1:
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if status != 204:
+        if status != 204 and status != 304:
             lines.append(f"Content-Length: {len(body)}")
         if not keep:
             lines.append("Connection: close")
@@ -1081,7 +1089,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if request.method != "GET":
             return self.http_error(400, "Only GET can be upgraded to a websocket.")
         if headers.get("sec-websocket-version") != "13":
-            self.http_reply(426, {"Sec-WebSocket-Version": "13", "Content-Type": "text/plain; charset=utf-8"},
+            self.http_reply(426, {"Sec-WebSocket-Version": "13", **self.endpoint.owner.error_headers},
                             b"Only websocket version 13 is spoken here.\r\n\r\n", False)
             return self.close(0)
         accept = accept_value(headers.get("sec-websocket-key", ""))

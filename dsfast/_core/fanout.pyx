@@ -15,7 +15,8 @@ from libc.string cimport memcpy, memmove
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
 from dsfast._core.names cimport Named, NameTable
 from dsfast._core.protocol cimport (
-    I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, Message, Msg, decode_msg, encode_frame, frame_header,
+    EVENT_EMIT, I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, T_EVENT, Message, Msg, decode_msg, encode_frame,
+    frame_header,
 )
 
 cdef extern from "Python.h":
@@ -304,6 +305,10 @@ cdef class Hub:
         self.segments = NULL
         self.dirty = NULL
         self.n_segments = self.cap_segments = self.n_dirty = self.cap_dirty = 0
+        self.received = <uint64_t*>calloc(2 * COUNTERS, sizeof(uint64_t))
+        if self.received == NULL:
+            raise MemoryError("dsfast: out of memory")
+        self.sent = self.received + <size_t>COUNTERS
         self.loop = loop
         self.buffer_timeout = buffer_timeout
         self.max_buffer_bytes = max_buffer_bytes
@@ -336,14 +341,23 @@ cdef class Hub:
             Py_DECREF(<object>self.dirty[i])
         free(self.segments)
         free(self.dirty)
+        free(self.received)
         buf_free(&self.arena)
         buf_free(&self.scratch)
+
+    cdef int count_broadcast(self, size_t where, Subject subject, Peer skip) except -1:
+        """Count what subscribers get; their own protocol may have no such message."""
+        self.sent[where] += subject.count
+        if skip is not None and skip.n_subs and subject.registry.holds(skip, subject):
+            self.sent[where] -= 1
+        return 0
 
     cdef int send_msg(self, Peer peer, const Msg *m, list names=None, dict versions=None) except -1:
         """Queue one message for one peer."""
         cdef size_t off = self.arena.n
         if peer.muted:
             return 0
+        self.sent[counter(m)] += 1
         if likely(peer.codec is None):
             if unlikely(peer.personal):
                 return peer.deliver(m, names, versions)
@@ -367,6 +381,7 @@ cdef class Hub:
         cdef size_t off = self.arena.n
         if subject.count == 0:
             return 0
+        self.count_broadcast(counter(m), subject, skip)
         if unlikely(subject.foreign):
             self.broadcast_foreign(subject, skip, m)
             off = self.arena.n
@@ -397,10 +412,11 @@ cdef class Hub:
         return 0
 
     cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1:
-        """As broadcast_msg, for a message that is already encoded."""
+        """As broadcast_msg, for an event that is already encoded."""
         cdef size_t off, h
         cdef char *q
         cdef Msg m
+        self.count_broadcast(T_EVENT * COUNTED_ACTIONS + EVENT_EMIT, subject, skip)
         if unlikely(subject.foreign):
             decode_msg(p, p + n, &m)
             self.broadcast_foreign(subject, skip, &m)
@@ -624,6 +640,18 @@ cdef class Hub:
                 (<Peer>item).on_slow()
         return 0
 
+    def message_counts(self):
+        """Monotonic counters of messages: two dicts, (topic, action) → received and → sent."""
+        cdef size_t i
+        cdef dict received = {}, sent = {}
+        for i in range(<size_t>COUNTERS):
+            key = (i // COUNTED_ACTIONS, i % COUNTED_ACTIONS)
+            if self.received[i]:
+                received[key] = self.received[i]
+            if self.sent[i]:
+                sent[key] = self.sent[i]
+        return received, sent
+
     def stats(self):
         """Monotonic counters of this hub."""
         return {
@@ -825,6 +853,11 @@ cdef class Registry:
         self.pairs[i] = NULL
 
     # --- for handlers and plugins in Python ------------------------------------------------------------------
+
+    @property
+    def subjects(self):
+        """How many names have a subscriber on this node."""
+        return self.table.count
 
     def names(self):
         """All names that have a subscriber on this node."""

@@ -10,9 +10,11 @@ HEAD_SIZE_LIMIT = 16 * 1024     # bytes of a request head
 cdef int HEAD_LIMIT = HEAD_SIZE_LIMIT
 cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 REASONS = {
-    200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-    405: "Method Not Allowed", 408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type", 426: "Upgrade Required",
+    200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 413: "Content Too Large",
+    415: "Unsupported Media Type", 426: "Upgrade Required", 429: "Too Many Requests",
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 
@@ -35,7 +37,7 @@ class HttpRequest:
 class HttpReader:
     """Collects the requests of one connection from what httptools reports."""
 
-    __slots__ = ("_parser", "busy", "done", "fed", "head_size", "in_head", "limit", "now", "timed", "too_large")
+    __slots__ = ("_parser", "busy", "done", "fed", "head_size", "in_head", "limit", "now", "too_large")
 
     def __init__(self, limit):
         self._parser = httptools.HttpRequestParser(self)
@@ -46,7 +48,6 @@ class HttpReader:
         self.fed = 0            # bytes read since the last whole request, while its head is not complete
         self.head_size = 0      # bytes of its target and whole headers
         self.in_head = True
-        self.timed = False      # the time for the present body is running
         self.too_large = False
 
     def feed(self, data):
@@ -55,6 +56,10 @@ class HttpReader:
     def close(self):
         """Break the circle of reader and parser, so that no garbage collection is needed for it."""
         self._parser = None
+
+    def is_reading(self):
+        """Whether a request has begun to arrive."""
+        return not self.in_head or self.fed > 0
 
     def on_url(self, url):
         self.head_size += len(url)
@@ -76,6 +81,9 @@ class HttpReader:
         self.now.keep_alive = self._parser.should_keep_alive()
         self.now.head_too_large = self.head_size > HEAD_LIMIT
         self.head_size = 0
+        length = self.now.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self.limit:
+            self.too_large = True       # without reading it
 
     def on_body(self, body):
         if len(self.now.body) + len(body) > self.limit:
@@ -88,7 +96,6 @@ class HttpReader:
         self.now = HttpRequest()
         self.fed = 0
         self.in_head = True
-        self.timed = False
 
 
 def accept_value(str key not None):

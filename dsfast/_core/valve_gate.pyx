@@ -622,11 +622,14 @@ cdef class ValveGate(Gate):
     cdef int checks(self, Step step, Record record) except -1:
         cdef int verdict
         if step.kind == STEP_READ or step.kind == STEP_HEAD or step.kind == STEP_SUBSCRIBE_READ:
-            # Not decided about yet, or on what may have changed since: steps that came before this one, and those of
-            # others while the message waited for its turn.
-            if step.collector is not None or not self.reads_record(step.key):
+            if step.collector is not None:
                 return VERDICT_ALLOWED
-            return self.refuse_step(step, self.step(step, REC_READ, record))
+            # Not decided about yet, or on what may have changed since: the record, by steps that came before this one
+            # and by others while the message waited for its turn, and the rules.
+            verdict = self.step(step, REC_READ, record)
+            if verdict == VERDICT_WAITS and not self.reads_record(step.key):
+                return VERDICT_ALLOWED      # decided when the message came; only other records are missing here
+            return self.refuse_step(step, verdict)
         if step.kind == STEP_DELETE:
             return self.refuse_step(step, self.step(step, REC_DELETE, record))
         if step.kind == STEP_SUBSCRIBE_CREATE_READ:
@@ -647,7 +650,7 @@ cdef class ValveGate(Gate):
             return self.refuse_step(step, verdict)
         if record is None:
             step.may_read = True        # nothing to hide
-        elif not step.has_version or (step.version != -1 and step.version != record.version + 1):
+        elif step.shows_record(record.version):
             # The answer to a conflict contains the record.
             verdict = self.step(step, REC_READ, record)
             if verdict == VERDICT_WAITS:

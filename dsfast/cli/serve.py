@@ -83,7 +83,7 @@ class _Run:
         self.exit_code = 0
         self.signals_seen = 0
         self._server = server
-        self._reloading: asyncio.Task[None] | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         self._has_terminal = _on_terminal()
         server.on("FATAL_EXCEPTION", self._on_fatal)
         server.on("started", self._on_started)
@@ -113,8 +113,11 @@ class _Run:
         if self._has_terminal and not _on_terminal():
             # The terminal was closed; nobody has asked to read anything again.
             self._on_end(signal.SIGHUP)
-        elif self._server.is_running() and (self._reloading is None or self._reloading.done()):
-            self._reloading = asyncio.create_task(self._server.reload())
+        elif self._server.is_running():
+            # Also while one is running: it may have read the file before the change this signal is about.
+            task = asyncio.create_task(self._server.reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
 
     def _on_debug(self) -> None:
         if self._server.is_running():

@@ -400,7 +400,7 @@ class HttpServerOptions(Section):
     origins: Annotated[
         list[str],
         Meta(
-            description="Origins that may connect, compared exactly with `Origin`, or `Referer` without one.",
+            description="Origins that may connect, compared with `Origin`, or that of `Referer` without one.",
             extra={"before": _empty_for_none, "check": _are_uris},
         ),
     ] = field(default_factory=list)
@@ -418,8 +418,8 @@ class HttpServerOptions(Section):
     trusted_proxies: Annotated[
         list[str],
         Meta(
-            description="Addresses and networks of proxies that are believed about whom they speak for; `unix` "
-            "for those that use a Unix socket.",
+            description="Addresses and networks of proxies that are believed about whom they speak for; "
+            "`unix` for those that use a Unix socket.",
             extra={"before": _empty_for_none},
         ),
     ] = field(default_factory=list)
@@ -434,9 +434,7 @@ class HttpServerOptions(Section):
     ] = None
     max_connections_per_address: Annotated[
         Positive | None,
-        Meta(
-            description="The same for one address (/64 for IPv6); loopback and trusted proxies are not counted."
-        ),
+        Meta(description="The same for one address (/64 for IPv6), except loopback and trusted proxies."),
     ] = None
     head_timeout: Annotated[
         int,
@@ -446,7 +444,9 @@ class HttpServerOptions(Section):
         ),
     ] = 10_000
     body_timeout: Annotated[int, Meta(description="Time for the body of a request.", ge=1)] = 30_000
-    host_url: Annotated[Text | None, Meta(description="The only `Host` that is answered.")] = None
+    host_url: Annotated[
+        Text | None, Meta(description="The only `Host` that is answered (health checks: any).")
+    ] = None
     ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
     headers: Annotated[
         list[str],
@@ -573,7 +573,16 @@ class HttpEndpointOptions(Section):
     log_invalid_auth_data: Annotated[
         bool, Meta(description="Write refused login data to the log. That includes passwords.")
     ] = False
-    request_timeout: Annotated[int, Meta(description="Time limit of a request.", ge=1)] = 20_000
+    request_timeout: Annotated[
+        int, Meta(description="Time after which messages of a request without an answer get an error.", ge=1)
+    ] = 20_000
+    error_names: Annotated[
+        bool, Meta(description="Errors name their event (`RECORD_NOT_FOUND`) instead of its number.")
+    ] = False
+    max_batch_length: Annotated[int, Meta(description="Messages that one request may carry.", ge=1)] = 10_000
+    stream_heartbeat_interval: Annotated[
+        int, Meta(description="Time between two comments on a stream that has nothing else to say.", ge=1)
+    ] = 15_000
 
 
 class HttpEndpointSection(Section):
@@ -1133,6 +1142,15 @@ class HeapSnapshotOptions(Section):
 
     interval: Annotated[int, Meta(description="Time between two snapshots.", ge=10_000)]
     output_dir: Annotated[str, Meta(description="Directory for the snapshots.", min_length=1)]
+    max_files: Annotated[int, Meta(description="Files that are kept; older ones are removed.", ge=1)] = 100
+    trace_frames: Annotated[
+        int,
+        Meta(
+            description="Frames of each allocation that are remembered, at the cost of speed; 0: none.",
+            ge=0,
+            le=100,
+        ),
+    ] = 0
 
 
 class HeapSnapshotSection(Section, kw_only=True):

@@ -175,7 +175,7 @@ class Listener:
 
 
 class _Acceptor:
-    """Accepts the connections of a listening socket, for those of which something comes before the protocol."""
+    """Accepts the connections of a listening socket if something comes before their protocol."""
 
     def __init__(
         self,

@@ -104,7 +104,7 @@ def _as_file(text: str, stack: ExitStack) -> str:
         file: IO[bytes] = stack.enter_context(os.fdopen(os.memfd_create("pem", os.MFD_CLOEXEC), "wb"))
         path = f"/proc/self/fd/{file.fileno()}"
     else:
-        file = stack.enter_context(tempfile.NamedTemporaryFile("wb", suffix=".pem"))
+        file = stack.enter_context(tempfile.NamedTemporaryFile("wb", suffix=".pem"))  # noqa: SIM115
         path = file.name
     file.write(text.encode())
     file.flush()

@@ -111,6 +111,8 @@ async def client(servers):
     await client.start()
     yield client
     await client.close()
+    assert client._bytes == 0, "every command is answered, and forgotten"
+    assert not client._links
 
 
 async def ask(client, lane, text):

@@ -11,15 +11,21 @@ Needs pytest and pytest-asyncio. A plugin's author subclasses a suite and names 
 """
 
 from dsfast.testing.cache import CacheConformance
-from dsfast.testing.plugins import MemoryLogger, plugin_services, started
+from dsfast.testing.plugins import PATIENCE, MemoryLogger, plugin_services, started
 from dsfast.testing.proxy import FaultProxy
+from dsfast.testing.server import LoginRefused, ServedClient, ServedServer, served
 from dsfast.testing.storage import StorageConformance
 
 __all__ = [
+    "PATIENCE",
     "CacheConformance",
     "FaultProxy",
+    "LoginRefused",
     "MemoryLogger",
+    "ServedClient",
+    "ServedServer",
     "StorageConformance",
     "plugin_services",
+    "served",
     "started",
 ]

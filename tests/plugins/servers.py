@@ -53,7 +53,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Process:
-    """A server process; ready when a line of its output contains ``ready``, if that is empty once it listens."""
+    """A server process.
+
+    It is ready when a line of its output contains ``ready``, or, if that is empty, when it listens.
+    """
 
     port: int
 

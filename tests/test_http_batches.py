@@ -17,6 +17,9 @@ loops = ["asyncio", "uvloop"]
 
 EMIT = {"topic": "event", "action": "emit", "eventName": "e"}
 NO_BODY = 'Invalid message: the "body" parameter must exist.'
+BAD_AUTH = 'Invalid message: the "authData" parameter must be an object'
+BAD_TOKEN = 'Invalid message: the "token" parameter must be a non-empty string'
+TOPICS = "property 'topic' must be one of event, rpc, record, list, presence"
 BAD_BODY = 'Invalid message: the "body" parameter must be a non-empty array of Objects.'
 
 
@@ -46,10 +49,10 @@ def rpc(name: str = "add", **fields: Any) -> dict[str, Any]:
         ({"body": 5}, 400, BAD_BODY),
         ({"body": "x"}, 400, BAD_BODY),
         ({"body": True}, 400, BAD_BODY),
-        ({"body": [EMIT], "authData": None}, 400, 'Invalid message: the "authData" parameter must be an object'),
-        ({"body": [EMIT], "authData": "x"}, 400, 'Invalid message: the "authData" parameter must be an object'),
-        ({"body": [EMIT], "token": 5}, 400, 'Invalid message: the "token" parameter must be a non-empty string'),
-        ({"body": [EMIT], "token": ""}, 400, 'Invalid message: the "token" parameter must be a non-empty string'),
+        ({"body": [EMIT], "authData": None}, 400, BAD_AUTH),
+        ({"body": [EMIT], "authData": "x"}, 400, BAD_AUTH),
+        ({"body": [EMIT], "token": 5}, 400, BAD_TOKEN),
+        ({"body": [EMIT], "token": ""}, 400, BAD_TOKEN),
         # The body comes first.
         ({"body": [], "authData": 5}, 400, BAD_BODY),
         (b"nul", 400, "Failed to parse body of request: not a JSON text"),
@@ -76,11 +79,12 @@ async def test_requests_that_make_no_sense(data: Any, status: int, answer: str) 
         (None, "it is no object"),
         ([], "it is no object"),
         ({}, "property 'topic' is required"),
-        ({"topic": "x", "action": "read"}, "property 'topic' must be one of event, rpc, record, list, presence"),
-        ({"topic": ["event"], "action": "emit"}, "property 'topic' must be one of event, rpc, record, list, presence"),
+        ({"topic": "x", "action": "read"}, TOPICS),
+        ({"topic": ["event"], "action": "emit"}, TOPICS),
         ({"topic": "event"}, "property 'action' is required for topic 'event'"),
         ({"topic": "event", "action": "read"}, "property 'action' must be one of emit for topic 'event'"),
-        ({"topic": "list", "action": "head", "listName": "l"}, "property 'action' must be one of read, write, delete for topic 'list'"),
+        ({"topic": "list", "action": "head", "listName": "l"},
+         "property 'action' must be one of read, write, delete for topic 'list'"),
         ({"topic": "event", "action": "emit"}, "property 'eventName' is required for topic 'event'"),
         ({**EMIT, "eventName": ""}, "property 'eventName': expected str of length >= 1"),
         ({**EMIT, "eventName": 5}, "property 'eventName': expected str, got int"),
@@ -95,11 +99,16 @@ async def test_requests_that_make_no_sense(data: Any, status: int, answer: str) 
         (record("write", data={}, version="1"), "property 'version': expected int, got str"),
         (record("read", data=1), "property 'data' is not known for topic 'record', action 'read'"),
         (record("read", "\ud800"), "a name or path has half of a surrogate pair"),
-        ({"topic": "record", "action": "notify", "recordNames": "r"}, "property 'recordNames': expected array, got str"),
-        ({"topic": "record", "action": "notify", "recordNames": [""]}, "property 'recordNames[0]': expected str of length >= 1"),
-        ({"topic": "list", "action": "write", "listName": "l", "data": ["a", 1]}, "property 'data[1]': expected str, got int"),
-        ({"topic": "list", "action": "write", "listName": "l", "data": {}}, "property 'data': expected array, got object"),
-        ({"topic": "presence", "action": "query", "names": [1]}, "property 'names[0]': expected str, got int"),
+        ({"topic": "record", "action": "notify", "recordNames": "r"},
+         "property 'recordNames': expected array, got str"),
+        ({"topic": "record", "action": "notify", "recordNames": [""]},
+         "property 'recordNames[0]': expected str of length >= 1"),
+        ({"topic": "list", "action": "write", "listName": "l", "data": ["a", 1]},
+         "property 'data[1]': expected str, got int"),
+        ({"topic": "list", "action": "write", "listName": "l", "data": {}},
+         "property 'data': expected array, got object"),
+        ({"topic": "presence", "action": "query", "names": [1]},
+         "property 'names[0]': expected str, got int"),
     ],
 )  # fmt: skip
 async def test_an_element_that_makes_no_sense_keeps_the_others_from_being_executed(
@@ -573,7 +582,7 @@ async def test_denials() -> None:
             "errorEvent": "MESSAGE_DENIED",
             "errorAction": "emit",
             "errorTopic": "event",
-        }  # noqa: E501
+        }
 
         def refused(topic: str, event: int, action: int, name: str) -> dict[str, Any]:
             text = f'Message denied. Action "{name}" is not permitted.'

@@ -43,7 +43,8 @@ async def test_all_origins_by_default() -> None:
         ({"Origin": "https://slash.example"}, "https://slash.example", None),
         ({"Referer": GOOD + "/page?x=https://evil.example"}, GOOD, None),
         ({"Referer": GOOD}, GOOD, None),
-        ({"Origin": "https://evil.example", "Referer": GOOD}, None, 'Origin "https://evil.example" is forbidden.'),
+        ({"Origin": "https://evil.example", "Referer": GOOD}, None,
+         'Origin "https://evil.example" is forbidden.'),
         ({"Origin": GOOD + ".evil.example"}, None, f'Origin "{GOOD}.evil.example" is forbidden.'),
         ({"Referer": GOOD + ".evil.example/"}, None, f'Origin "{GOOD}.evil.example" is forbidden.'),
         ({"Referer": "http://[x"}, None, 'Origin "http://[x" is forbidden.'),
@@ -55,7 +56,12 @@ async def test_all_origins_by_default() -> None:
 )  # fmt: skip
 async def test_some_origins(headers: dict[str, str], origin: str | None, refusal: str | None) -> None:
     async with serve_http(port=RESTRICTED) as (s, api):
-        for method, path in [("POST", "/api"), ("GET", "/api/record/x"), ("GET", "/nothing"), ("PUT", "/api")]:
+        for method, path in [
+            ("POST", "/api"),
+            ("GET", "/api/record/x"),
+            ("GET", "/nothing"),
+            ("PUT", "/api"),
+        ]:
             body = json.dumps(EMIT).encode() if method == "POST" else None
             response = await api.request(method, path, body, JSON_TYPE | headers)
             if refusal is None:
@@ -76,11 +82,17 @@ async def test_some_origins(headers: dict[str, str], origin: str | None, refusal
 async def test_only_one_host() -> None:
     for given in ("Api.example:6020", "https://api.example:6020/"):
         async with serve_http(port={"hostUrl": given}) as (s, _):
-            for host, status in [("api.example:6020", 200), ("API.example:6020", 200), ("other", 403), ("", 403)]:
+            for host, status in [
+                ("api.example:6020", 200),
+                ("API.example:6020", 200),
+                ("other", 403),
+                ("", 403),
+            ]:
                 client = await s.connect()
                 body = json.dumps(EMIT).encode()
-                head = f"POST /api HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-                client.write(head.encode() + END + body)
+                head = [f"POST /api HTTP/1.1\r\nHost: {host}", "Content-Type: application/json"]
+                head.append(f"Content-Length: {len(body)}")
+                client.write("\r\n".join(head).encode() + END + body)
                 response = await client.response()
                 assert response.status == status
                 if status == 403:
@@ -105,7 +117,8 @@ async def test_only_one_host() -> None:
         ({"Method": "POST", "Headers": "X-REQUESTED-WITH, accept,content-type"}, 204, HEADERS),
         ({"Method": "GET"}, 204, HEADERS),
         ({"Method": "GET", "Headers": ""}, 204, HEADERS),
-        ({"Method": "GET", "Headers": "authorization, last-event-id"}, 204, f"{HEADERS}, Authorization, Last-Event-ID"),
+        ({"Method": "GET", "Headers": "authorization, last-event-id"}, 204,
+         f"{HEADERS}, Authorization, Last-Event-ID"),
     ],
 )  # fmt: skip
 async def test_preflights(headers: dict[str, str], status: int, answer: str) -> None:
@@ -164,7 +177,10 @@ async def test_handlers_of_plugins() -> None:
         assert (response.status, json.loads(response.body)) == (200, {"closed": 2})
         assert await first.closed() is None
         assert await second.closed() is None
-        assert json.loads((await api.post([1], "/kick/more/x?y")).body) == {"more": [1], "url": "/kick/more/x?y"}
+        assert json.loads((await api.post([1], "/kick/more/x?y")).body) == {
+            "more": [1],
+            "url": "/kick/more/x?y",
+        }
         assert json.loads((await api.post(b"", "/kick/more")).body)["more"] is None
         assert json.loads((await api.get("/count")).body) == {"count": 1}
         response = await api.get("/nothing")
@@ -182,13 +198,17 @@ def pieces(rng: random.Random) -> bytes:
     good = json.dumps(EMIT).encode()
     body = good if rng.random() < 0.5 else bytes(rng.randrange(256) for _ in range(rng.randrange(60)))
     method = rng.choice([b"POST", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"POSTX", b""])
-    path = rng.choice([b"/api", b"/api/record/x", b"/api/record/%", b"/", b"*", b"http://h/api", b"/\xff", b"//"])
+    path = rng.choice(
+        [b"/api", b"/api/record/x", b"/api/record/%", b"/", b"*", b"http://h/api", b"/\xff", b"//"]
+    )
     lines = [b"%b %b HTTP/1.%d" % (method, path, rng.choice([0, 1, 1, 1, 7]))]
     choices = [
-        b"Host: h", b"Content-Type: application/json", b"Content-Length: %d" % len(body), b"Content-Length: 5",
-        b"Transfer-Encoding: chunked", b"Content-Encoding: gzip", b"Authorization: Basic x", b"Expect: 100-continue",
-        b"Connection: close", b"Connection: Upgrade", b"Upgrade: websocket", b"X: \x00", b"Content-Length: -1",
-        b"If-None-Match: \"", b"Access-Control-Request-Method: GET", b": x", b"Content-Length: 99999999999999999999",
+        b"Host: h", b"Content-Type: application/json", b"Content-Length: %d" % len(body),
+        b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Content-Encoding: gzip",
+        b"Authorization: Basic x", b"Expect: 100-continue",
+        b"Connection: close", b"Connection: Upgrade", b"Upgrade: websocket", b"X: \x00",
+        b"Content-Length: -1", b"If-None-Match: \"", b"Access-Control-Request-Method: GET", b": x",
+        b"Content-Length: 99999999999999999999",
     ]  # fmt: skip
     lines += rng.sample(choices, rng.randrange(6))
     data = b"\r\n".join(lines) + END + body

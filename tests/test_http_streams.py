@@ -147,7 +147,10 @@ async def test_a_stream_that_has_nothing_to_say_shows_that_it_lives() -> None:
 async def test_head_and_wrong_paths() -> None:
     async with serve_http() as (s, api):
         response = await api.request("HEAD", "/api/stream/event/e")
-        assert (response.status, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert (response.status, response.headers["content-type"]) == (
+            200,
+            "text/event-stream; charset=utf-8",
+        )
         for path in ("/api/stream/event/", "/api/stream/event", "/api/stream/rpc/x", "/api/stream"):
             assert (await api.get(path)).status in (400, 404)
         assert s.registries()["event"].names() == []
@@ -271,6 +274,8 @@ async def test_messages_that_streams_do_not_have() -> None:
         (connection,) = s.registries()["record"].subscribers("r")
         connection.send(Message(Topic.RECORD, RecordAction.SUBSCRIPTION_HAS_PROVIDER, name="r"))
         connection.send(Message(Topic.RECORD, RecordAction.SUBSCRIBE, is_ack=True))
-        connection.handle(Message(Topic.RECORD, RecordAction.SUBSCRIBE, names=["r"]))  # told that it is repeated
+        connection.handle(
+            Message(Topic.RECORD, RecordAction.SUBSCRIBE, names=["r"])
+        )  # told that it is repeated
         await api.one(record("write", data={"n": 2}))
         assert await stream.event() == {"id": "2", "data": '{"n":2}'}

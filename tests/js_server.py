@@ -108,7 +108,7 @@ async def main() -> None:
                 "logLevel": "WARN",
                 "dataDir": directory,
                 "httpServer": {"type": "default", "options": {"host": "127.0.0.1", "port": port}},
-                "connectionEndpoints": [{"type": "ws-binary", "options": websocket}],
+                "connectionEndpoints": [{"type": "ws-binary", "options": websocket}, {"type": "http"}],
             }
         )
         if "auth" not in config:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from http_kit import serve_http
+from http_kit import Api, serve_http
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -108,7 +108,7 @@ async def test_the_document() -> None:
 
 
 async def test_schemathesis_finds_nothing() -> None:
-    async with serve_http() as (s, api):
+    async with serve_http() as (s, _):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -128,4 +128,4 @@ async def test_schemathesis_finds_nothing() -> None:
             out, _ = await process.communicate()
         assert process.returncode == 0, out.decode()[-8000:]
         assert not s.log.errors()
-        assert (await api.get("/health-check")).status == 200
+        assert (await Api(await s.connect()).get("/health-check")).status == 200

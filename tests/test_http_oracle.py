@@ -1,7 +1,7 @@
 """The HTTP API against that of the reference server: same request, same answer.
 
-Runs with ``DSFAST_ORACLE=1`` after ``npm ci`` in ``tests/js/oracle``. What differs on purpose says why, and has to
-differ. (That of the reference server that names its version is 7.0.2; what 10.1.4 does is in http.md.)
+Runs with ``DSFAST_ORACLE=1`` after ``npm ci`` in ``tests/js/oracle``. What differs on purpose says why, and has
+to differ.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def other(method: str, path: str, **headers: str) -> Case:
     return method, path, None, {name.replace("_", "-"): value for name, value in headers.items()}, None
 
 
-NAMED_VERSION = "the text names the version that was asked for, as 10.1.4 does"
+NAMED_VERSION = "the text names the version that was asked for"
 REASON = "the reason is the real one"
 PARSER = "another parser, another text"
 HANDLERS_TEXT = "what the authentication says about a refusal is told"

@@ -211,6 +211,19 @@ class Server:
         if self._state is not State.CONFIG_LOADED:
             raise StateError(f"{key} can only be replaced before the server is started")
 
+    async def reload(self) -> None:
+        """Read the permission rules and the certificates again, as far as there are any.
+
+        What is not valid changes nothing and is logged as ``INVALID_CONFIG_DATA``.
+        """
+        endpoints = [self._services.http_service, *self._services.connection_endpoints]
+        reloads = [endpoint.reload() for endpoint in endpoints if hasattr(endpoint, "reload")]
+        reloaded = await asyncio.gather(*reloads)
+        if isinstance(self._services.permission, ReloadablePermission) or not any(
+            done is not None for done in reloaded
+        ):
+            await self.reload_permissions()
+
     async def reload_permissions(self) -> bool:
         """Read the permission rules again; True if they are in use now.
 
@@ -565,7 +578,8 @@ class Server:
             reason = "the host is unknown"
         else:
             reason = os.strerror(error.errno) if error.errno else str(error)
-        return f"Cannot listen on {_address(options.host, options.port)}: {reason}"
+        where = ", ".join(options.listen) or _address(options.host, options.port)
+        return f"Cannot listen on {where}: {reason}"
 
     def _fail(self, event: str, text: str, cause: BaseException | None) -> NoReturn:
         """Log a fatal line and end the start."""
@@ -600,9 +614,9 @@ class Server:
     def _announce(self) -> None:
         logger, config, services = self._services.logger, self._config, self._services
         http = config.http
-        listening = services.http_service.addresses or [(http.host, http.port)]
-        for host, port in listening:
-            logger.info("INFO", f"Listening for http connections on {_address(host, port)}")
+        listening = services.http_service.listening or [_address(http.host, http.port)]
+        for address in listening:
+            logger.info("INFO", f"Listening for http connections on {address}")
         logger.info("INFO", f"Listening for health checks on path {http.health_check_path}")
         logger.info("INFO", "Deepstream started")
         active = "; ".join(
@@ -614,7 +628,8 @@ class Server:
                 ("storage", services.storage),
             )
         )
-        where = f"ws://{_address(*listening[0])}{config.websocket.url_path}"
+        scheme = "ws" if http.ssl is None else "wss"
+        where = f"{scheme}://{listening[0]}{config.websocket.url_path}"
         logger.info("INFO", f"dsfast {dsfast.__version__} is ready at {where} ({active})")
 
     def _enter(self, state: State, transition: str) -> None:

@@ -1,9 +1,9 @@
 """The server that the JavaScript client cases in ``tests/js`` run against.
 
-``python tests/js_server.py [--port N] [--config JSON]`` starts dsfast with the users and permissions below,
-unless the configuration has ``auth`` or ``permission``. It prints one JSON line ``{"ready": true, "port":
-N}``; SIGTERM stops it. Records are kept in a temporary directory. In the configuration, ``websocket`` stands
-for the options of the websocket endpoint.
+``python tests/js_server.py [--port N] [--config JSON]`` starts dsfast with the permissions below and, unless
+the configuration has ``auth``, the users below. It prints one JSON line ``{"ready": true, "port": N}``;
+SIGTERM stops it. Records are kept in a temporary directory. In the configuration, ``websocket`` stands for
+the options of the websocket endpoint.
 ``tests/js/oracle/server.mjs`` is the same for the reference server.
 """
 
@@ -108,13 +108,15 @@ async def main() -> None:
                 "logLevel": "WARN",
                 "dataDir": directory,
                 "httpServer": {"type": "default", "options": {"host": "127.0.0.1", "port": port}},
-                "connectionEndpoints": [{"type": "ws-binary", "options": websocket}, {"type": "http"}],
+                "connectionEndpoints": [
+                    {"type": kind, "options": websocket} for kind in ("ws-binary", "ws-json", "ws-text")
+                ]
+                + [{"type": "http"}],
             }
         )
         if "auth" not in config:
             server.set("authentication", TestAuthentication({}, server.get_services(), server.get_config()))
-        if "permission" not in config:
-            server.set("permission", TestPermission({}, server.get_services(), server.get_config()))
+        server.set("permission", TestPermission({}, server.get_services(), server.get_config()))
         await server.start()
         print(json.dumps({"ready": True, "port": port}), flush=True)
         await stop.wait()

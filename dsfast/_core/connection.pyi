@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from dsfast._core.deflate import Deflate
 from dsfast._core.fanout import Codec, Hub, Peer
 from dsfast._core.protocol import Message
 from dsfast._core.timers import TimingWheel
@@ -37,6 +38,9 @@ class Endpoint:
     framed: bool
     paths: dict[bytes, Endpoint] | None
     head_timeout: int
+    body_timeout: int
+    admission: Any
+    deflate: Deflate | None
     max_message_size: int
     max_body_size: int
     heartbeat_interval: int
@@ -106,6 +110,9 @@ class Connection(Peer, asyncio.BufferedProtocol):
     def destroy(self) -> None: ...
     @property
     def handshake_data(self) -> dict[str, Any]: ...
+    @property
+    def peer_address(self) -> str | None: ...
+    def set_peer_name(self, name: str) -> None: ...
     @property
     def max_names(self) -> int: ...
     @property

@@ -11,6 +11,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
 from dsfast._core.names cimport Named, NameTable
@@ -31,6 +32,31 @@ cdef enum:
     ARENA_FLUSH = 1 << 20       # flush in mid-turn beyond this, so that the arena stays in the cache
     ARENA_KEEP = 4 << 20        # memory kept between turns
     CONFLATE_FROM = 64 * 1024   # backlog of a connection from which record updates are conflated
+
+# Behind the counters of messages lie two histograms, each of BUCKETS counts and the sum of the values, then the time
+# at which the turn began (0: nothing is queued).
+cdef enum:
+    BUCKETS = 24                # values up to 1, 2, 4, 8, ..., and those beyond
+    FAN_OUT = 2 * COUNTERS
+    TURN = FAN_OUT + BUCKETS + 1
+    TURN_BEGAN = TURN + BUCKETS + 1
+    FIGURES = TURN_BEGAN + 1
+
+cdef extern from *:
+    int __builtin_clzll(unsigned long long) noexcept nogil
+
+
+cdef inline void observe(uint64_t *histogram, uint64_t value) noexcept nogil:
+    """Count a value."""
+    cdef int bucket = 64 - __builtin_clzll(value - 1) if value > 1 else 0
+    histogram[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
+    histogram[BUCKETS] += value
+
+
+cdef inline uint64_t now_us() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1_000_000 + <uint64_t>t.tv_nsec // 1000
 
 
 cdef size_t frame_end(const char *p, size_t n, size_t at) noexcept nogil:
@@ -305,7 +331,7 @@ cdef class Hub:
         self.segments = NULL
         self.dirty = NULL
         self.n_segments = self.cap_segments = self.n_dirty = self.cap_dirty = 0
-        self.received = <uint64_t*>calloc(2 * COUNTERS, sizeof(uint64_t))
+        self.received = <uint64_t*>calloc(FIGURES, sizeof(uint64_t))
         if self.received == NULL:
             raise MemoryError("dsfast: out of memory")
         self.sent = self.received + <size_t>COUNTERS
@@ -348,6 +374,7 @@ cdef class Hub:
     cdef int count_broadcast(self, size_t where, Subject subject, Peer skip) except -1:
         """Count what subscribers get; their own protocol may have no such message."""
         self.sent[where] += subject.count
+        observe(self.received + <size_t>FAN_OUT, subject.count)
         if skip is not None and skip.n_subs and subject.registry.holds(skip, subject):
             self.sent[where] -= 1
         return 0
@@ -564,6 +591,8 @@ cdef class Hub:
         return 0
 
     cdef int schedule(self) except -1:
+        if self.received[<size_t>TURN_BEGAN] == 0:
+            self.received[<size_t>TURN_BEGAN] = now_us()
         if not self.scheduled:
             self.scheduled = True
             if self.buffer_timeout > 0:
@@ -590,6 +619,7 @@ cdef class Hub:
         cdef uint32_t i = 0, k, count = 0, cap
         cdef PyObject **dirty
         cdef Buf arena
+        cdef uint64_t began
         cdef Peer peer = None
         if self.flushing:
             return 0        # whoever is called by a write: what they queue comes with the next flush
@@ -599,6 +629,7 @@ cdef class Hub:
             self.flush_handle.cancel()
             self.flush_handle = None
             self.scheduled = False
+        began, self.received[<size_t>TURN_BEGAN] = self.received[<size_t>TURN_BEGAN], 0
         # A transport is foreign code and may lead to anybody, who may queue more: that goes to a new arena.
         arena, dirty, count, cap = self.arena, self.dirty, self.n_dirty, self.cap_dirty
         self.arena = Buf(NULL, 0, 0)
@@ -632,6 +663,8 @@ cdef class Hub:
                 self.arena.n = 0
             else:
                 free(arena.p)
+        if count and began:
+            observe(self.received + <size_t>TURN, now_us() - began)
         if self.scratch.cap > ARENA_KEEP:
             buf_free(&self.scratch)
         if self.slow:
@@ -651,6 +684,15 @@ cdef class Hub:
             if self.sent[i]:
                 sent[key] = self.sent[i]
         return received, sent
+
+    def histogram(self, str name not None):
+        """Counts of the values up to 1, 2, 4, 8, ... and beyond, and their sum.
+
+        ``fan_out``: subscribers of each broadcast. ``turn_seconds``: µs from the first message that a turn of the
+        loop queues to its last write.
+        """
+        cdef size_t i, start = {"fan_out": FAN_OUT, "turn_seconds": TURN}[name]
+        return [self.received[start + i] for i in range(<size_t>BUCKETS)], self.received[start + <size_t>BUCKETS]
 
     def stats(self):
         """Monotonic counters of this hub."""

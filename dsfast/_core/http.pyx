@@ -106,3 +106,12 @@ def accept_value(str key not None):
     except (ValueError, binascii.Error):
         return None
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest())
+
+
+def certificate_data(dict certificate not None):
+    """What others may know of a client's certificate, as ``getpeercert`` gives it, in JSON values."""
+    data = {key: certificate.get(key) for key in ("serialNumber", "notBefore", "notAfter")}
+    for key in ("subject", "issuer"):
+        data[key] = {name: value for part in certificate.get(key, ()) for name, value in part}
+    data["subjectAltName"] = [f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ())]
+    return data

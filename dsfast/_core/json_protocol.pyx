@@ -11,6 +11,7 @@ from dsfast._core.connection cimport ST_CHALLENGE, ST_OPEN, Connection, Protocol
 from dsfast._core.json_text cimport JSON_KIND_MASK, JSON_OBJECT, dumps, json_check, loads_checked
 from dsfast._core.protocol cimport *
 from dsfast._core.protocol import encode
+from dsfast._core.router cimport action_of
 
 cdef enum:
     MAX_VERSION = 0x7FFFFFFF
@@ -187,6 +188,8 @@ cdef class JsonProtocol(Protocol):
             fields["names"] = names
         elif m.items and (m.has >> R_NAMES) & 1:
             fields["names"] = names_of(m)
+        elif m.topic == T_PRESENCE and action_of(m) == PRE_QUERY_ALL_RESPONSE:
+            fields["names"] = []        # the official client takes it as it is
         if versions is not None:
             fields["versions"] = {
                 key.decode() if type(key) is bytes else key: version for key, version in versions.items()}

@@ -13,7 +13,7 @@ from dsfast._core.buffer cimport Slice
 from dsfast._core.connection cimport Connection
 from dsfast._core.json_path cimport apply_multi, erase_value, parse_path, set_value
 from dsfast._core.json_path import PathError
-from dsfast._core.json_text cimport json_check, loads, loads_checked
+from dsfast._core.json_text cimport JSON_KIND_MASK, JSON_OBJECT, json_check, loads, loads_checked
 from dsfast._core.names cimport Named, NameTable
 from dsfast._core.protocol cimport *
 from dsfast._core.record_cache cimport Record
@@ -24,6 +24,7 @@ from dsfast._core.router cimport (
     VERDICT_ALLOWED, VERDICT_DENIED, VERDICT_FAILED, VERDICT_WAITS, Gate, action_of, answer_error,
 )
 from dsfast._core.valve cimport Rule, Scope, compile_rule
+from dsfast._core.valve_parse cimport IDENTIFIER, MEMBER, Node, parse
 from dsfast._core.valve import UNDEFINED, RuleError
 
 cdef extern from "<time.h>" nogil:
@@ -32,6 +33,7 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
     int clock_gettime(int, timespec *)
     int CLOCK_REALTIME
+    int CLOCK_MONOTONIC
 
 # Section and rule type of an action are one number: section * 8 + rule type.
 cdef enum:
@@ -148,6 +150,12 @@ cdef bint has_line_break(const char *p, Py_ssize_t n) noexcept nogil:
     return False
 
 
+cdef double monotonic() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <double>t.tv_sec + <double>t.tv_nsec * 1e-9
+
+
 cdef double epoch_ms() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_REALTIME, &t)
@@ -163,6 +171,9 @@ cdef class Binding:
     def __cinit__(self, Rule rule not None, values):
         cdef Py_ssize_t i
         self.rule = rule
+        self.members = members_read(rule.source) if rule.uses_data else None
+        self.steady = is_steady(rule)
+        self.user = NOTHING
         self.values = tuple([value.encode("utf-8", "surrogatepass") for value in values])
         self.slices = <Slice*>calloc(<size_t>len(self.values) + 1, sizeof(Slice))
         if self.slices == NULL:
@@ -179,6 +190,136 @@ cdef class Binding:
         if self.error is not None:
             return f"error when looking for the rule for {name}: {self.error}"
         return f"error when executing {self.rule.source} for {name}: {error}"
+
+
+cdef tuple members_read(str source):
+    """The members of `data` that a rule names, if it does nothing else with `data`; else None."""
+    cdef set names = set()
+    cdef list nodes = [parse(source).root]
+    cdef Node node, child
+    while nodes:
+        node = nodes.pop()
+        for child in node.children or ():
+            if child.kind != IDENTIFIER or child.value != "data":
+                nodes.append(child)
+            elif node.kind == MEMBER:
+                names.add(node.value)
+            else:
+                return None
+    return tuple([(name.encode("utf-8", "surrogatepass"), name) for name in names]) or None
+
+
+cdef bint is_steady(Rule rule) except -1:
+    """Whether the value depends on nothing but the name and the user's id."""
+    cdef list nodes
+    cdef Node node, child
+    if rule.uses_data or rule.uses_old_data or rule.uses_references or rule.uses_now or "action" in rule.names:
+        return False
+    nodes = [parse(rule.source).root]
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        for child in node.children or ():
+            if child.kind != IDENTIFIER or child.value != "user":
+                nodes.append(child)
+            elif node.kind != MEMBER or (node.value != "id" and node.value != "isAuthenticated"):
+                return False
+    return True
+
+
+cdef const char *behind_string(const char *p, const char *end) noexcept nogil:
+    """Behind the string of a valid JSON text whose contents start at p."""
+    cdef const char *q
+    while True:
+        q = <const char*>memchr(p, c'"', <size_t>(end - p))
+        p = q
+        while (p - 1)[0] == c'\\':
+            p -= 1
+        if (q - p) & 1 == 0:
+            return q + 1
+        p = q + 1
+
+
+cdef const char *behind_value(const char *p, const char *end) noexcept nogil:
+    """Behind the value of a valid JSON text that starts at p."""
+    cdef Py_ssize_t depth = 0
+    while True:
+        if p[0] == c'"':
+            p = behind_string(p + 1, end)
+        elif p[0] == c'{' or p[0] == c'[':
+            depth += 1
+            p += 1
+        elif p[0] == c'}' or p[0] == c']':
+            depth -= 1
+            p += 1
+        elif depth:
+            p += 1
+        else:
+            while p[0] != c',' and p[0] != c'}' and p[0] != c' ' and p[0] != c'\n' and p[0] != c'\r' and p[0] != c'\t':
+                p += 1
+        if depth == 0:
+            return p
+
+
+cdef inline const char *behind_space(const char *p) noexcept nogil:
+    while p[0] == c' ' or p[0] == c'\n' or p[0] == c'\r' or p[0] == c'\t':
+        p += 1
+    return p
+
+
+cdef object value_at(const char *p, const char *q, int flags):
+    """The value of a part of a valid JSON text."""
+    if p[0] == c'"' and memchr(p, c'\\', <size_t>(q - p)) == NULL:
+        return p[1:q - p - 1].decode("utf-8")
+    if q - p == 1 and c'0' <= p[0] <= c'9':
+        return <int>(p[0] - c'0')
+    return loads_checked(PyBytes_FromStringAndSize(p, q - p), flags)
+
+
+cdef object load_members(const char *p, Py_ssize_t n, tuple names, int flags):
+    """A valid JSON text with only some of its members, if it is an object; else all of it.
+
+    Making Python objects of a whole payload costs several times as much as a rule about two of its members.
+    """
+    cdef const char *start = p
+    cdef const char *end = p + n
+    cdef const char *key
+    cdef const char *key_end
+    cdef const char *end_of_value
+    cdef bytes name
+    cdef dict found = {}
+    if flags & JSON_KIND_MASK != JSON_OBJECT:
+        return loads_checked(PyBytes_FromStringAndSize(start, n), flags)
+    p = behind_space(behind_space(p) + 1)
+    while p[0] == c'"':
+        key = p + 1
+        key_end = behind_string(key, end) - 1
+        p = behind_space(behind_space(key_end + 1) + 1)
+        if memchr(key, c'\\', <size_t>(key_end - key)) != NULL:
+            return loads_checked(PyBytes_FromStringAndSize(start, n), flags)     # a name that has to be decoded
+        end_of_value = behind_value(p, end)
+        for pair in names:
+            name = <bytes>(<tuple>pair)[0]
+            if PyBytes_GET_SIZE(name) == key_end - key and memcmp(PyBytes_AS_STRING(name), key, <size_t>(key_end - key)) == 0:
+                found[(<tuple>pair)[1]] = value_at(p, end_of_value, flags)
+                break
+        p = behind_space(end_of_value)
+        if p[0] == c',':
+            p = behind_space(p + 1)
+    return found
+
+
+def payload(bytes text not None, str source not None):
+    """What a rule gets as `data` of this JSON text: all of it, or if it is an object what the rule may look at.
+
+    Raises ValueError if it is no JSON.
+    """
+    cdef tuple names = members_read(source)
+    cdef int flags = json_check(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    if flags < 0:
+        raise ValueError("not a JSON text")
+    return loads(text) if names is None else load_members(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), names, flags)
 
 
 cdef class NameRules(Named):
@@ -231,6 +372,16 @@ cdef class RuleTable:
         return <Binding>found
 
     cdef NameRules entry(self, int section, const char *p, Py_ssize_t n):
+        cdef NameRules entry = self.last
+        # Often a name comes several times in a row.
+        if entry is not None and self.last_section == section and entry.n == n and memcmp(entry.p, p, <size_t>n) == 0:
+            return entry
+        entry = self.search(section, p, n)
+        self.last = entry
+        self.last_section = section
+        return entry
+
+    cdef NameRules search(self, int section, const char *p, Py_ssize_t n):
         cdef PyObject *found = (<NameTable>self.young[section]).find(p, n)
         cdef NameRules entry
         if found != NULL:
@@ -258,6 +409,7 @@ cdef class RuleTable:
         self.old = self.young
         self.young = [NameTable() for _ in SECTIONS]
         self.count = 0
+        self.last = None
 
     def __len__(self):
         return sum([(<NameTable>table).count for table in self.young]) + (
@@ -519,21 +671,24 @@ cdef class ValveGate(Gate):
         cdef RunScope scope = self.scope
         cdef int verdict
         cdef Py_ssize_t loads
-        scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
-        scope.user_data = c.server_data
+        cdef Rule rule = binding.rule
+        if rule.uses_user:
+            scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
+            scope.user_data = c.server_data
         scope.action = action
-        scope.now = epoch_ms()
+        if rule.uses_now:
+            scope.now = epoch_ms()
         scope.has_name = p != NULL
         scope.name.p = p
         scope.name.n = n
         scope.variables = binding.slices if p != NULL else NULL
         try:
-            verdict = binding.rule.evaluate(scope)
+            verdict = rule.evaluate(scope)
         except RuleError as error:
             verdict = VERDICT_FAILED
             if not scope.missing:
                 self.report(c, binding, "undefined" if p == NULL else p[:n].decode("utf-8", "replace"), error)
-        if binding.rule.uses_references:
+        if rule.uses_references:
             loads = len(scope.known) + len(scope.missing) + (own_record or scope.own_used)
             # One run finds at least one record, and the last finds none: so few cannot need too many runs.
             if scope.missing or loads >= self.max_runs:
@@ -543,7 +698,8 @@ cdef class ValveGate(Gate):
                 scope.missing = set()
             scope.own_name = scope.own = None
             scope.own_used = False
-        scope.data = scope.old_data = UNDEFINED
+        if rule.uses_data or rule.uses_old_data:
+            scope.data = scope.old_data = UNDEFINED
         scope.user_data = None
         return verdict
 
@@ -555,7 +711,7 @@ cdef class ValveGate(Gate):
         """Decide about one name of a message that has just arrived."""
         cdef Binding binding
         cdef Rule rule
-        cdef int flags
+        cdef int flags, verdict
         cdef bint own = False
         if p == NULL:
             binding = self.table.find(code >> 3, code & 7, b"undefined", 9)
@@ -566,13 +722,18 @@ cdef class ValveGate(Gate):
         rule = binding.rule
         if rule.constant >= 0:
             return rule.constant
+        if binding.steady and binding.user is c.user_id:
+            return binding.verdict
         if rule.uses_old_data and code == RECORD_READ and (action == REC_READ or action == REC_HEAD):
             return VERDICT_ALLOWED          # decided about in turn, on the record as it is shown
         if rule.uses_data and (code == EVENT_PUBLISH or code == RPC_CALL) and has_text(m, S_DATA):
             flags = json_check(m.s[S_DATA].p, m.s[S_DATA].n)
             if flags < 0:
                 return VERDICT_ALLOWED      # to its handler, which refuses it as no JSON
-            self.scope.data = loads_checked(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n), flags)
+            if binding.members is not None:
+                self.scope.data = load_members(m.s[S_DATA].p, m.s[S_DATA].n, binding.members, flags)
+            else:
+                self.scope.data = loads_checked(PyBytes_FromStringAndSize(m.s[S_DATA].p, m.s[S_DATA].n), flags)
         if rule.uses_old_data:
             document = self.state(p, n, True)
             if document is NOTHING:
@@ -580,7 +741,11 @@ cdef class ValveGate(Gate):
                 return VERDICT_WAITS
             self.scope.old_data = document
             own = True
-        return self.run(c, binding, action, p, n, own)
+        verdict = self.run(c, binding, action, p, n, own)
+        if binding.steady and verdict != VERDICT_FAILED:
+            binding.user = c.user_id
+            binding.verdict = verdict
+        return verdict
 
     cdef int arrival(self, Connection c, const Msg *m) except -1:
         """Decide about a message; refusals have been answered."""
@@ -614,6 +779,28 @@ cdef class ValveGate(Gate):
         elif verdict == VERDICT_FAILED:
             answer_error(c, m, FAILED[m.topic & 7])
         return verdict
+
+    def measure(self, Connection connection not None, list messages not None, Py_ssize_t rounds=1):
+        """Seconds that `rounds` times all these decisions took, on messages as they arrive. For benchmarks.
+
+        Raises ValueError if one of them is not allowed at once.
+        """
+        cdef Py_ssize_t i, j, count = len(messages)
+        cdef Msg *arrived = <Msg*>calloc(<size_t>count + 1, sizeof(Msg))
+        cdef double start
+        if arrived == NULL:
+            raise MemoryError("dsfast: out of memory")
+        try:
+            for i in range(count):
+                (<Message?>messages[i]).fill(&arrived[i])
+            start = monotonic()
+            for j in range(rounds):
+                for i in range(count):
+                    if self.arrival(connection, &arrived[i]) != VERDICT_ALLOWED:
+                        raise ValueError(f"not allowed: {messages[i]!r}")
+            return monotonic() - start
+        finally:
+            free(arrived)
 
     cdef int turn(self, object step, object record) except -1:
         """Decide about a step whose turn it is, on the state of its record; refusals have been answered."""

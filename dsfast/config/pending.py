@@ -17,7 +17,6 @@ __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
     "/connectionEndpoints/*/mqtt": "MQTT clients cannot connect yet",
-    "/httpServer/options/ssl/given": "TLS is not served yet; put a proxy in front (dsfast nginx writes one)",
     "/clusterNode/vertical": "several processes cannot work together yet",
     "/clusterNode/plugin": "several servers cannot work together yet",
 }

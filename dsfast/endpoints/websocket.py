@@ -63,6 +63,10 @@ class WebSocketEndpoint(CoreEndpoint):
         core.max_bad_messages = options.max_bad_messages
         if self.protocol is not None:
             core.protocol = router.protocol(self.protocol)
+        if options.per_message_deflate:
+            core.deflate = router.deflate(
+                core.protocol, options.compression_level, options.compression_threshold
+            )
         self.core = core
         self._http = services.http_service
         try:

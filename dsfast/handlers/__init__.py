@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dsfast._core.connection import Protocol
+from dsfast._core.deflate import Deflate, DeflateCodec
 from dsfast._core.events import EventHandler
-from dsfast._core.fanout import Hub, Registry
+from dsfast._core.fanout import Codec, Hub, Registry
 from dsfast._core.protocol import EventAction, PresenceAction, RecordAction, RpcAction, Topic
 from dsfast._core.router import Gate, Handler, Router
 from dsfast._core.rpc import RpcHandler
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageRouter", "create_router"]
 
+T = TypeVar("T", bound=Codec)
+
 
 class MessageRouter(Router):
     """The core's router together with what the endpoints share: hub, timing wheel, presence."""
@@ -59,16 +62,29 @@ class MessageRouter(Router):
         self.record_handler = record if isinstance(record, RecordHandler) else None
         self.revalidation = revalidation
         self._listens = listens
-        self._protocols: dict[Callable[[int], Protocol], Protocol] = {}
+        self._codecs: dict[Any, Codec] = {}
         if gate is not None:
             gate.router = self
 
     def protocol(self, kind: Callable[[int], Protocol]) -> Protocol:
         """The protocol of that class, made at the first call; all its endpoints share it."""
-        if kind not in self._protocols:
-            self._protocols[kind] = kind(len(self._protocols) + 1)
-            self.hub.add_codec(self._protocols[kind])
-        return self._protocols[kind]
+        return self._codec(kind, kind)
+
+    def deflate(self, base: Protocol | None, level: int, threshold: int) -> Deflate:
+        """Compression for a protocol (None: the binary one), see :class:`DeflateCodec`."""
+
+        def codec(window_bits: int) -> DeflateCodec:
+            settings = (base, window_bits, level, threshold)
+            return self._codec(settings, lambda number: DeflateCodec(number, *settings))
+
+        return Deflate(codec)
+
+    def _codec(self, key: Any, make: Callable[[int], T]) -> T:
+        if key not in self._codecs:
+            codec = make(len(self._codecs) + 1)
+            self.hub.add_codec(codec)
+            self._codecs[key] = codec
+        return cast(T, self._codecs[key])
 
     async def close(self) -> None:
         """Let what has been accepted come to its end, then stop all timers."""

@@ -45,10 +45,8 @@ class Subscriptions:
             registry.set_action(key, action)
         if type(registry) is CoreSubscriptionRegistry:
             return registry.core
-        return PluginRegistry(
-            self.hub,
-            topic,
-            plugin=registry,
+        return PluginRegistry(self.hub, topic).stand_for(
+            registry,
             action=actions["SUBSCRIBE"],
             on_fault=self._fault,
             # Only calls, and records for older clients, look at single subscribers.

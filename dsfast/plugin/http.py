@@ -71,8 +71,16 @@ class HttpService(Plugin):
         """Addresses and ports that are listened on; empty before the start and after the stop."""
         return []
 
+    @property
+    def listening(self) -> list[str]:
+        """What is listened on, for people: ``host:port`` or ``unix:/path``."""
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses]
+
     def stop_accepting(self) -> None:
         """Refuse new clients from now on; those connected stay until :meth:`close`."""
+
+    def on_empty(self) -> None:
+        """The last connection of the port is gone (called by the endpoints that share it)."""
 
     def origin_allowed(self, headers: Mapping[str, str]) -> bool:
         """Whether a page of this origin may open a websocket."""

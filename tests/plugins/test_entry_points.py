@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dsfast.config import load
 from dsfast.services.factory import KINDS, missing_methods
-
-MODULES = {"hazelcast-python-client": "hazelcast"}
-"""Modules of packages that are named otherwise."""
+from dsfast.services.plugin_loader import class_by_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -22,7 +21,7 @@ PLUGINS = [
     for group, entries in PROJECT["entry-points"].items()
     for name, target in entries.items()
 ]
-IMPORTED = {"opentelemetry-proto": "opentelemetry.proto"}
+IMPORTED = {"hazelcast-python-client": "hazelcast", "opentelemetry-proto": "opentelemetry.proto"}
 """What is imported of the packages whose modules have another name."""
 
 
@@ -34,14 +33,30 @@ def test_entry_points_lead_to_plugins(kind, name, target):
     assert missing_methods(KINDS[kind], plugin) == []
 
 
+def test_a_configuration_finds_them_by_name(tmp_path, monkeypatch):
+    """As after ``pip install``, whose entry points are a file beside the package."""
+    info = tmp_path / "dsfast_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dsfast-test\nVersion: 1.0\n")
+    lines = [
+        line
+        for group, entries in PROJECT["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {target}" for name, target in entries.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for kind, name, target in PLUGINS:
+        found = class_by_name(kind, KINDS[kind], name.upper(), load())
+        assert f"{found.__module__}:{found.__name__}".startswith(target.partition(":")[0])
+
+
 @pytest.mark.parametrize(("kind", "name", "target"), PLUGINS)
 def test_a_missing_extra_is_named(kind, name, target):
     """The module is imported where none of the packages of the extra can be."""
     module = target.partition(":")[0]
     extra = module.removeprefix("dsfast_plugins.")
-    names = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
-    packages = [MODULES.get(name, name) for name in names]
-    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in names)
+    packages = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
+    blocked = "; ".join(f"sys.modules[{IMPORTED.get(name, name)!r}] = None" for name in packages)
     code = f"import sys; {blocked or 'pass'}; import {module}"
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -7,7 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from dsfast._core.connection import Connection, Endpoint
+from dsfast.config.files import resolve_path
+from dsfast.endpoints.admission import Admission
 from dsfast.endpoints.listener import Listener
+from dsfast.endpoints.tls import certificates_of
 from dsfast.plugin import HttpError, HttpMeta, PluginError, Socket
 from dsfast.plugin import HttpService as HttpServiceContract
 from dsfast.services.http_service.cors import METHODS, Cors
@@ -52,6 +55,11 @@ class HttpService(HttpServiceContract):
             raise PluginError("HTTP allowAllOrigins set to false but no origins provided")
         self._guard = FloodGuard(self.services.logger)
         self._proxies = Proxies(options.trusted_proxies, self._unknown_proxy)
+        if options.proxy_protocol and not options.trusted_proxies:
+            raise PluginError("proxyProtocol needs trustedProxies: the addresses of those proxies")
+        self._certificates = certificates_of(
+            options.ssl, "/httpServer/options/ssl", self.config, self.logger, alpn=["http/1.1"]
+        )
         self._cors = Cors(options)
         self._routes = Routes()
         self._requests: set[asyncio.Task[None]] = set()
@@ -65,7 +73,21 @@ class HttpService(HttpServiceContract):
         self.core = Endpoint(router.hub, router.wheel, router, self)
         self.core.paths = {}
         self.core.max_body_size = options.max_message_size
-        self._listener = Listener(self.core)
+        self.core.head_timeout = options.head_timeout
+        self.core.body_timeout = options.body_timeout
+        if options.max_connections is not None or options.max_connections_per_address is not None:
+            self.core.admission = Admission(
+                options.max_connections,
+                options.max_connections_per_address,
+                self._proxies.trusts,
+                self._refused,
+            )
+        self._listener = Listener(
+            self.core,
+            certificates=self._certificates,
+            speaks_for_others=self._proxies.trusts if options.proxy_protocol else None,
+            refused=self._refused,
+        )
 
     # --- for endpoints and plugins
 
@@ -124,13 +146,31 @@ class HttpService(HttpServiceContract):
     async def listen(self) -> None:
         """Open the port. Raises OSError."""
         options = self.config.http
-        await self._listener.listen(options.host, options.port)
+        for address in options.addresses:
+            if isinstance(address, str):
+                path = resolve_path(address, self.config.source.directory or ".")
+                await self._listener.listen_unix(path, int(options.unix_socket_mode, 8))
+            else:
+                await self._listener.listen(*address)
         self._listener.accept_when_data_came()
+        if self._certificates is not None:
+            self._certificates.watch()
+
+    async def reload(self) -> bool | None:
+        """Read the certificate again; None without TLS, False if it cannot be used and the old one stays."""
+        return None if self._certificates is None else await self._certificates.reload()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Addresses and ports that are listened on; empty before the start and after the stop."""
         return self._listener.addresses if hasattr(self, "_listener") else []
+
+    @property
+    def listening(self) -> list[str]:
+        """As :attr:`addresses`, for people, and with the Unix sockets."""
+        if not hasattr(self, "_listener"):
+            return []
+        return super().listening + [f"unix:{path}" for path in self._listener.paths]
 
     def stop_accepting(self) -> None:
         """Refuse new clients from now on."""
@@ -148,6 +188,8 @@ class HttpService(HttpServiceContract):
     async def _close(self) -> None:
         for task in self._requests:
             task.cancel()
+        if self._certificates is not None:
+            self._certificates.close()
         try:
             await self._listener.close()
         finally:
@@ -235,6 +277,12 @@ class HttpService(HttpServiceContract):
     def log_exception(self, text: str, error: Exception) -> None:
         """A fault of the server itself; the request that met it is lost, nothing else is."""
         self._guard.error("server", "ERROR", f"{text}: {error!r}")
+
+    def _refused(self, address: str, reason: str) -> None:
+        """A connection did not come about."""
+        self._guard.info(
+            address, "CONNECTION_ERROR", f"connection of {address or 'somebody'} refused: {reason}"
+        )
 
     def _unknown_proxy(self, address: str) -> None:
         self.logger.warn(

@@ -224,7 +224,7 @@ async def test_a_client_may_wait_for_100_continue() -> None:
 
 async def test_a_body_that_does_not_come_to_its_end_is_answered_408() -> None:
     async with serve_http() as (s, _):
-        s.services.http_service.core.head_timeout = 50
+        s.services.http_service.core.body_timeout = 50
         client = await s.connect()
         client.write(b"POST /api HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345")
         assert (await client.response()).status == 408

@@ -25,6 +25,16 @@ STOP_LIMIT = 20.0
 """Seconds a server may take to end after SIGTERM before it is killed."""
 
 
+_EVENTS = dict.fromkeys(("publish", "subscribe"), "user.id !== $name")
+RULES: dict[str, dict[str, dict[str, bool | str]]] = {
+    "record": {"*": dict.fromkeys(("create", "read", "write", "delete", "listen", "notify"), True)},
+    "event": {"*": {"publish": True, "subscribe": True, "listen": True}, "$name": {**_EVENTS}},
+    "rpc": {"*": {"provide": True, "request": True}},
+    "presence": {"*": {"allow": True}},
+}
+"""A rule about the user and a path variable for events, as most rules are; everything else is permitted."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What a row wants from the server it starts."""
@@ -34,6 +44,14 @@ class Start:
     """Empty directory for this run."""
     storage: bool = False
     """With the durable store (dsfast: SQLite, durability full); else records live in memory."""
+    rules: bool = False
+    """With :data:`RULES`; else everything is permitted unasked."""
+
+    def rules_file(self) -> Path:
+        """Write :data:`RULES`."""
+        file = self.directory / "permissions.json"
+        file.write_text(json.dumps(RULES))
+        return file
 
 
 class Peer:
@@ -78,6 +96,11 @@ class Dsfast(Peer):
         if self._stand_in is not None:
             return shlex.split(self._stand_in.replace("{port}", str(start.port)))
         command = [sys.executable, "-m", "dsfast", "serve", "--port", str(start.port), "--log-level", "ERROR"]
+        if start.rules:
+            config = start.directory / "config.json"
+            options = {"path": str(start.rules_file())}
+            config.write_text(json.dumps({"permission": {"type": "config", "options": options}}))
+            command += ["--config", str(config), "--host", "127.0.0.1"]
         return command + (["--data-dir", str(start.directory)] if start.storage else ["--in-memory"])
 
     def version(self) -> str:
@@ -108,7 +131,8 @@ class Upstream(Peer):
         _install(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], UPSTREAM)
 
     def command(self, start: Start) -> list[str]:
-        return ["node", str(UPSTREAM / "start.js"), str(start.port)]
+        rules = [str(start.rules_file())] if start.rules else []
+        return ["node", str(UPSTREAM / "start.js"), str(start.port), *rules]
 
     def version(self) -> str:
         package = json.loads((UPSTREAM / "node_modules/@deepstream/server/package.json").read_text())

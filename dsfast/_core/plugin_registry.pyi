@@ -18,13 +18,11 @@ class PluginRegistry(Registry):
     """What the handlers see of a subscription registry that is a plugin."""
 
     plugin: SubscriptionRegistry
-    def __init__(
+    def stand_for(
         self,
-        hub: Hub,
-        topic: int,
-        *,
         plugin: SubscriptionRegistry,
+        *,
         action: int,
         on_fault: Callable[[str, Exception], object],
-        choosing: bool = True,
-    ) -> None: ...
+        choosing: bool,
+    ) -> PluginRegistry: ...

@@ -111,12 +111,17 @@ cdef class PluginRegistry(Registry):
     cdef Message request        # what a client is said to have sent
     cdef set provided_names
 
-    def __init__(self, Hub hub not None, int topic, *, plugin, int action, on_fault, bint choosing=True):
+    def __cinit__(self, *_, **__):
+        self.request = Message(self.topic, 0)
+        self.provided_names = set()
+
+    def stand_for(self, plugin, *, int action, on_fault, bint choosing):
+        """Which plugin this is. ``action`` is what clients are said to have sent to subscribe; returns self."""
         self.plugin = plugin
+        self.request.action = action
         self.on_fault = on_fault
         self.choosing = choosing
-        self.request = Message(topic, action)
-        self.provided_names = set()
+        return self
 
     # --- for the handlers of the core ------------------------------------------------------------------------
 

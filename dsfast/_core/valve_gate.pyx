@@ -3,6 +3,8 @@
 A message is decided about at once when its rule needs nothing that has to be loaded: constants, the user, the payload,
 and records in the memory cache. Everything else is left to dsfast/services/permission/valve.py, which may wait.
 """
+import re
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -43,6 +45,9 @@ cdef enum:
     PRESENCE = 24
     FREE = -1           # needs no permission
     IN_TURN = -2        # decided about when it is the record's turn
+
+PIECES = re.compile(r"\$[A-Za-z0-9]+|[^$]+|\$")
+SPECIAL = frozenset("\\^$.*+?()[]{}|")       # means something in a regular expression, or in a path
 
 SECTIONS = (
     ("record", ("create", "read", "write", "delete", "listen", "notify")),
@@ -171,7 +176,7 @@ cdef class Binding:
     def __cinit__(self, Rule rule not None, values):
         cdef Py_ssize_t i
         self.rule = rule
-        self.members = members_read(rule.source) if rule.uses_data else None
+        self.user = NOTHING
         self.values = tuple([value.encode("utf-8", "surrogatepass") for value in values])
         self.slices = <Slice*>calloc(<size_t>len(self.values) + 1, sizeof(Slice))
         if self.slices == NULL:
@@ -205,6 +210,25 @@ cdef tuple members_read(str source):
             else:
                 return None
     return tuple([(name.encode("utf-8", "surrogatepass"), name) for name in names]) or None
+
+
+cdef bint is_steady(Rule rule) except -1:
+    """Whether the value depends on nothing but the name and the user's id."""
+    cdef list nodes
+    cdef Node node, child
+    if rule.uses_data or rule.uses_old_data or rule.uses_references or rule.uses_now or "action" in rule.names:
+        return False
+    nodes = [parse(rule.source).root]
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        for child in node.children or ():
+            if child.kind != IDENTIFIER or child.value != "user":
+                nodes.append(child)
+            elif node.kind != MEMBER or (node.value != "id" and node.value != "isAuthenticated"):
+                return False
+    return True
 
 
 cdef const char *behind_string(const char *p, const char *end) noexcept nogil:
@@ -301,6 +325,72 @@ def payload(bytes text not None, str source not None):
     return loads(text) if names is None else load_members(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), names, flags)
 
 
+cdef class PlainPath:
+    """A path that needs no regular expression: literal text, variables that each fill the space between two slashes,
+    and `*` at the end at most."""
+
+    def __cinit__(self, path, str rule_type not None):
+        cdef list names = [piece[1:] for piece in PIECES.findall(path.text) if piece[0] == "$"]
+        self.rule = path.rules[rule_type]
+        self.parts = plain_parts(path.text)
+        self.rest = path.text.endswith("*")
+        # Of two variables of the same name the last counts.
+        last = {name: i for i, name in enumerate(names)}
+        self.positions = tuple([last[name] for name in self.rule.variables])
+
+    cdef tuple in_order(self, list values):
+        """The values of the rule's variables."""
+        return tuple([values[i] for i in self.positions])
+
+    cdef list match(self, const char *p, Py_ssize_t n):
+        """The texts of the variables in their order, or None."""
+        cdef const char *end = p + n
+        cdef const char *q
+        cdef list values = None         # most paths end at their first part
+        cdef bytes part
+        for part in self.parts:
+            if part is None:
+                q = <const char*>memchr(p, c'/', <size_t>(end - p))
+                if q == NULL:
+                    q = end
+                if q == p:
+                    return None
+                if values is None:
+                    values = []
+                values.append(p[:q - p].decode("utf-8", "surrogatepass"))
+                p = q
+            else:
+                if end - p < PyBytes_GET_SIZE(part) or memcmp(p, PyBytes_AS_STRING(part), <size_t>PyBytes_GET_SIZE(part)) != 0:
+                    return None
+                p += PyBytes_GET_SIZE(part)
+        if p != end and (not self.rest or has_line_break(p, end - p)):
+            return None
+        return [] if values is None else values
+
+
+cdef list plain_parts(str text):
+    """The parts of a plain path: bytes, and None for a variable. None: it is no plain one."""
+    cdef list parts = []
+    cdef str piece
+    cdef bint after_variable = False        # there only a slash or the end leaves but one way to match
+    for piece in PIECES.findall(text.removesuffix("*")):
+        if len(piece) > 1 and piece[0] == "$":
+            if after_variable:
+                return None
+            parts.append(None)
+            after_variable = True
+        elif SPECIAL.isdisjoint(piece) and (not after_variable or piece[0] == "/"):
+            parts.append(piece.encode("utf-8", "surrogatepass"))
+            after_variable = False
+        else:
+            return None
+    return None if after_variable and text.endswith("*") else parts
+
+
+cdef bint is_plain(str text) except -1:
+    return plain_parts(text) is not None
+
+
 cdef class NameRules(Named):
     """The rules that hold for one name in one section, as far as they were asked for."""
 
@@ -317,8 +407,15 @@ cdef class RuleTable:
         self.limit = limit
         self.young = [NameTable() for _ in SECTIONS]
         self.old = self.young
+        self.facts = {}
         self.general = [[None] * len(types) for _, types in SECTIONS]
+        self.plain = [[self._find_plain(section, kind) for kind in types] for section, types in SECTIONS]
         self._find_general()
+
+    def _find_plain(self, section, kind):
+        """The paths of a rule type, the most specific first, if all of them are plain; else None."""
+        paths = self.rules.paths(section, kind)
+        return [PlainPath(path, kind) for path in paths] if all(is_plain(path.text) for path in paths) else None
 
     def _find_general(self):
         """Where the path `*` is the only one with a rule type, its rule holds for every name."""
@@ -329,7 +426,7 @@ cdef class RuleTable:
         for (section, kind), entries in paths.items():
             if len(entries) == 1 and entries[0][0] == "*":
                 i = number[section]
-                self.general[i][SECTIONS[i][1].index(kind)] = Binding(entries[0][1], ())
+                self.general[i][SECTIONS[i][1].index(kind)] = self.bound(entries[0][1], ())
 
     cdef Binding find(self, int section, int rule_type, const char *p, Py_ssize_t n):
         """The rule for a name; None: there is none, which refuses."""
@@ -351,6 +448,16 @@ cdef class RuleTable:
         return <Binding>found
 
     cdef NameRules entry(self, int section, const char *p, Py_ssize_t n):
+        cdef NameRules entry = self.last
+        # Often a name comes several times in a row.
+        if entry is not None and self.last_section == section and entry.n == n and memcmp(entry.p, p, <size_t>n) == 0:
+            return entry
+        entry = self.search(section, p, n)
+        self.last = entry
+        self.last_section = section
+        return entry
+
+    cdef NameRules search(self, int section, const char *p, Py_ssize_t n):
         cdef PyObject *found = (<NameTable>self.young[section]).find(p, n)
         cdef NameRules entry
         if found != NULL:
@@ -369,15 +476,36 @@ cdef class RuleTable:
         return entry
 
     cdef Binding look_up(self, int section, int rule_type, const char *p, Py_ssize_t n):
-        name, types = SECTIONS[section]
-        found = self.rules.find(name, types[rule_type], p[:n].decode("utf-8", "surrogatepass"))
-        return None if found is None else Binding(found[0], found[1])
+        cdef list plain = (<list>self.plain[section])[rule_type]
+        cdef list values
+        cdef PlainPath path
+        if plain is None:
+            name, types = SECTIONS[section]
+            found = self.rules.find(name, types[rule_type], p[:n].decode("utf-8", "surrogatepass"))
+            return None if found is None else self.bound(found[0], found[1])
+        for path in plain:
+            values = path.match(p, n)
+            if values is not None:
+                return self.bound(path.rule, path.in_order(values))
+        return None
+
+    cdef Binding bound(self, Rule rule, tuple values):
+        """A Binding that knows what can be known of its rule beforehand."""
+        cdef Binding binding = Binding(rule, values)
+        cdef tuple facts = self.facts.get(rule)
+        if facts is None:
+            facts = (members_read(rule.source) if rule.uses_data else None, is_steady(rule))
+            self.facts[rule] = facts
+        binding.members = facts[0]
+        binding.steady = facts[1]
+        return binding
 
     def sweep(self):
         """Forget the names that were not asked for since the last sweep."""
         self.old = self.young
         self.young = [NameTable() for _ in SECTIONS]
         self.count = 0
+        self.last = None
 
     def __len__(self):
         return sum([(<NameTable>table).count for table in self.young]) + (
@@ -639,22 +767,24 @@ cdef class ValveGate(Gate):
         cdef RunScope scope = self.scope
         cdef int verdict
         cdef Py_ssize_t loads
-        scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
-        scope.user_data = c.server_data
+        cdef Rule rule = binding.rule
+        if rule.uses_user:
+            scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
+            scope.user_data = c.server_data
         scope.action = action
-        if binding.rule.uses_now:
+        if rule.uses_now:
             scope.now = epoch_ms()
         scope.has_name = p != NULL
         scope.name.p = p
         scope.name.n = n
         scope.variables = binding.slices if p != NULL else NULL
         try:
-            verdict = binding.rule.evaluate(scope)
+            verdict = rule.evaluate(scope)
         except RuleError as error:
             verdict = VERDICT_FAILED
             if not scope.missing:
                 self.report(c, binding, "undefined" if p == NULL else p[:n].decode("utf-8", "replace"), error)
-        if binding.rule.uses_references:
+        if rule.uses_references:
             loads = len(scope.known) + len(scope.missing) + (own_record or scope.own_used)
             # One run finds at least one record, and the last finds none: so few cannot need too many runs.
             if scope.missing or loads >= self.max_runs:
@@ -664,7 +794,8 @@ cdef class ValveGate(Gate):
                 scope.missing = set()
             scope.own_name = scope.own = None
             scope.own_used = False
-        scope.data = scope.old_data = UNDEFINED
+        if rule.uses_data or rule.uses_old_data:
+            scope.data = scope.old_data = UNDEFINED
         scope.user_data = None
         return verdict
 
@@ -676,7 +807,7 @@ cdef class ValveGate(Gate):
         """Decide about one name of a message that has just arrived."""
         cdef Binding binding
         cdef Rule rule
-        cdef int flags
+        cdef int flags, verdict
         cdef bint own = False
         if p == NULL:
             binding = self.table.find(code >> 3, code & 7, b"undefined", 9)
@@ -687,6 +818,8 @@ cdef class ValveGate(Gate):
         rule = binding.rule
         if rule.constant >= 0:
             return rule.constant
+        if binding.steady and binding.user is c.user_id:
+            return binding.verdict
         if rule.uses_old_data and code == RECORD_READ and (action == REC_READ or action == REC_HEAD):
             return VERDICT_ALLOWED          # decided about in turn, on the record as it is shown
         if rule.uses_data and (code == EVENT_PUBLISH or code == RPC_CALL) and has_text(m, S_DATA):
@@ -704,7 +837,11 @@ cdef class ValveGate(Gate):
                 return VERDICT_WAITS
             self.scope.old_data = document
             own = True
-        return self.run(c, binding, action, p, n, own)
+        verdict = self.run(c, binding, action, p, n, own)
+        if binding.steady and verdict != VERDICT_FAILED:
+            binding.user = c.user_id
+            binding.verdict = verdict
+        return verdict
 
     cdef int arrival(self, Connection c, const Msg *m) except -1:
         """Decide about a message; refusals have been answered."""

@@ -9,6 +9,8 @@ connector for deepstream 3 wrote it.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,9 @@ from dsfast.services.storage import decode_json, encode_json
 from dsfast_plugins.options import Milliseconds, OptionError, Options, Seconds, read_options
 
 try:
-    from hazelcast.asyncio import HazelcastClient
+    from hazelcast.client import HazelcastClient
     from hazelcast.config import Config as ClientConfig
+    from hazelcast.config import ReconnectMode
     from hazelcast.core import HazelcastJsonValue
     from hazelcast.errors import HazelcastError
 except ModuleNotFoundError as error:
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from dsfast.services import Services
 
 __all__ = ["HazelcastCache"]
+
+# The library would write a traceback to standard error at every attempt to connect.
+logging.getLogger("hazelcast").addHandler(logging.NullHandler())
+logging.getLogger("hazelcast").propagate = False
 
 NAMES_PER_CALL = 1000
 MAX_DELAY = 1.0
@@ -48,6 +55,53 @@ class HazelcastOptions(Options, frozen=True, kw_only=True):
     command_timeout: Milliseconds | None = None
 
 
+class Entries:
+    """A map of a cluster. The library works in threads of its own; its asyncio client is a preview still."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self._map = client.get_map(name)
+        self._loop = asyncio.get_running_loop()
+
+    async def get(self, key: str) -> Any:
+        """The value, or None."""
+        return await self._result(self._map.get(key))
+
+    async def get_all(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values of those that are there."""
+        found: dict[str, Any] = await self._result(self._map.get_all(keys))
+        return found
+
+    async def set(self, key: str, value: Any, ttl: float | None) -> None:
+        """Store a value, for so many seconds."""
+        await self._result(self._map.set(key, value, ttl))
+
+    async def delete(self, key: str) -> None:
+        """Remove a value, if it is there."""
+        await self._result(self._map.delete(key))
+
+    async def close(self) -> None:
+        """End the client."""
+        await asyncio.to_thread(self._client.shutdown)
+
+    async def _result(self, future: Any) -> Any:
+        result: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(finished: Any) -> None:
+            self._loop.call_soon_threadsafe(hand_over, finished)
+
+        def hand_over(finished: Any) -> None:
+            if result.done():
+                return  # the caller has given up
+            try:
+                result.set_result(finished.result())
+            except Exception as error:
+                result.set_exception(error)
+
+        future.add_done_callback(done)
+        return await result
+
+
 class HazelcastCache(Cache):
     """See docs/plugins/cache.md for the options."""
 
@@ -56,8 +110,7 @@ class HazelcastCache(Cache):
         self._options, self._warnings = read_options(HazelcastOptions, options, required=("mapName",))
         self._addresses = _addresses(self._options.network_config)
         self.description = f"hazelcast cache, map {self._options.map_name}"
-        self._client: Any = None
-        self._map: Any = None
+        self._entries: Any = None
         self._turns: dict[str, asyncio.Future[None]] = {}
         timeout = self._options.command_timeout or config.record.cache_retrieval_timeout
         self._timeout = timeout / 1000
@@ -72,8 +125,7 @@ class HazelcastCache(Cache):
         delay, waiting = 0.05, False
         while True:
             try:
-                self._client = await self.connect()
-                self._map = await self._client.get_map(self._options.map_name)
+                self._entries = await self.connect()
                 break
             except (HazelcastError, OSError) as error:
                 if not waiting:
@@ -86,24 +138,34 @@ class HazelcastCache(Cache):
             self.logger.info("INFO", "hazelcast is there")
 
     async def connect(self) -> Any:
-        """A client that is connected. It reconnects by itself; calls fail by their time limit meanwhile."""
+        """The map of a client that is connected; it reconnects by itself, its calls fail meanwhile."""
         options = self._options
         settings = ClientConfig()  # type: ignore[no-untyped-call]
         settings.cluster_name = options.cluster_name
         settings.cluster_members = self._addresses
         settings.connection_timeout = options.connect_timeout / 1000
-        settings.cluster_connect_timeout = options.connect_timeout / 1000
+        # Short, since a thread that waits keeps the process from ending; the attempt is made again.
+        settings.cluster_connect_timeout = min(options.connect_timeout / 1000, 2.0)
+        settings.reconnect_mode = ReconnectMode.ASYNC
+        settings.retry_initial_backoff = 0.05
+        settings.retry_max_backoff = MAX_DELAY
         settings.invocation_timeout = self._timeout
         if options.username is not None:
             settings.creds_username = options.username
             settings.creds_password = options.password or ""
-        return await HazelcastClient.create_and_start(settings)
+        connecting = asyncio.create_task(asyncio.to_thread(HazelcastClient, settings))
+        try:
+            client = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_end_client)  # the thread cannot be stopped
+            raise
+        return Entries(client, options.map_name)
 
     async def close(self) -> None:
         """End the client."""
-        client, self._client, self._map = self._client, None, None
-        if client is not None:
-            await client.shutdown()
+        entries, self._entries = self._entries, None
+        if entries is not None:
+            await entries.close()
 
     # ---- the contract
 
@@ -171,17 +233,22 @@ class HazelcastCache(Cache):
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[Any]:
         """The map, for as long as a call may take; errors of the client become PluginError."""
-        if self._map is None:
+        if self._entries is None:
             raise PluginError("the hazelcast cache is closed")
         limit = asyncio.timeout(self._timeout)
         try:
             async with limit:
-                yield self._map
+                yield self._entries
         except TimeoutError as error:
             text = f"hazelcast did not answer within {self._timeout * 1000:g} ms"
             raise PluginError(text) from error
         except (HazelcastError, OSError) as error:
             raise PluginError(f"hazelcast: {error or type(error).__name__}") from error
+
+
+def _end_client(connecting: asyncio.Task[Any]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        threading.Thread(target=connecting.result().shutdown, daemon=True).start()
 
 
 def _parsed(name: str, value: Any) -> tuple[int, Any]:

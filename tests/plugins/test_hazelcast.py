@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
+from types import SimpleNamespace
 
 import pytest
 from hazelcast.core import HazelcastJsonValue
 from hazelcast.errors import HazelcastError, IllegalStateError
+from hazelcast.future import Future
 
 from dsfast.config import load
 from dsfast.plugin import LogLevel, PluginError
 from dsfast.server import StartError
 from dsfast.testing import CacheConformance, MemoryLogger, plugin_services, started
-from dsfast_plugins.hazelcast import HazelcastCache
+from dsfast_plugins.hazelcast import Entries, HazelcastCache
 from dsfast_plugins.options import OptionError
 from tests.record_client import R, RecordClient
 from tests.wire import serve
@@ -24,12 +27,13 @@ PATIENCE = 20
 
 
 class FakeMap:
-    """Calls take a while each, so those of one name would overtake each other."""
+    """As :class:`Entries`, without a cluster. Calls take a while each, so those of a name could overtake."""
 
     def __init__(self):
         self.entries = {}
         self.ttls = {}
         self.errors = []
+        self.ended = False
         self.open = asyncio.Event()
         self.open.set()
         self._rng = random.Random(3)
@@ -49,7 +53,7 @@ class FakeMap:
         await self._work()
         return {key: self.entries[key] for key in keys if key in self.entries}
 
-    async def set(self, key, value, ttl=None):
+    async def set(self, key, value, ttl):
         await self._work()
         assert isinstance(value, HazelcastJsonValue)
         self.entries[key] = value
@@ -59,16 +63,7 @@ class FakeMap:
         await self._work()
         self.entries.pop(key, None)
 
-
-class FakeClient:
-    def __init__(self):
-        self.maps = {}
-        self.ended = False
-
-    async def get_map(self, name):
-        return self.maps.setdefault(name, FakeMap())
-
-    async def shutdown(self):
+    async def close(self):
         self.ended = True
 
 
@@ -80,7 +75,7 @@ class WithFake(HazelcastCache):
     async def connect(self):
         if self.failures:
             raise self.failures.pop(0)
-        return FakeClient()
+        return FakeMap()
 
 
 class TestFakeMap(CacheConformance):
@@ -100,12 +95,12 @@ async def cache():
 
 async def test_writes_upstreams_entries(cache):
     await cache.set("user/1", 17, {"a": 1})
-    assert cache._map.entries["user/1"].to_string() == '{"_v":17,"_d":{"a":1}}'
-    assert cache._map.ttls == {"user/1": None}
+    assert cache._entries.entries["user/1"].to_string() == '{"_v":17,"_d":{"a":1}}'
+    assert cache._entries.ttls == {"user/1": None}
 
 
 async def test_reads_upstreams_entries(cache):
-    cache._map.entries["r"] = HazelcastJsonValue(json.dumps({"_d": [1], "_v": 0}))
+    cache._entries.entries["r"] = HazelcastJsonValue(json.dumps({"_d": [1], "_v": 0}))
     assert await cache.get("r") == (0, [1])
     assert await cache.head_bulk(["r", "s"]) == ({"r": 0}, ["s"])
     for value in (
@@ -114,7 +109,7 @@ async def test_reads_upstreams_entries(cache):
         "text",
         HazelcastJsonValue('{"_v":"1","_d":{}}'),
     ):
-        cache._map.entries["r"] = value
+        cache._entries.entries["r"] = value
         with pytest.raises(PluginError, match="entry of r cannot be read"):
             await cache.get("r")
 
@@ -122,25 +117,25 @@ async def test_reads_upstreams_entries(cache):
 async def test_ttl():
     async with started(WithFake, {"mapName": "records", "ttl": 5}) as cache:
         await cache.set("r", 1, {})
-        assert cache._map.ttls == {"r": 5}
+        assert cache._entries.ttls == {"r": 5}
 
 
 async def test_errors_and_time_limits(cache):
-    cache._map.errors.append(HazelcastError("no"))
+    cache._entries.errors.append(HazelcastError("no"))
     with pytest.raises(PluginError, match="hazelcast: no"):
         await cache.get("r")
-    cache._map.open.clear()
+    cache._entries.open.clear()
     for call in (cache.get("r"), cache.set("r", 1, {}), cache.delete("r"), cache.head_bulk(["r"])):
         with pytest.raises(PluginError, match="did not answer within 100 ms"):
             await call
-    cache._map.open.set()
+    cache._entries.open.set()
     await cache.set("r", 2, {})
     assert await cache.get("r") == (2, {})
     assert not cache._turns
 
 
 async def test_who_gives_up_does_not_let_others_overtake(cache):
-    cache._map.open.clear()
+    cache._entries.open.clear()
     first = asyncio.create_task(cache.set("r", 1, {}))
     second = asyncio.create_task(cache.get("r"))
     third = asyncio.create_task(cache.set("r", 3, {}))
@@ -149,7 +144,7 @@ async def test_who_gives_up_does_not_let_others_overtake(cache):
     await asyncio.wait([second])
     await asyncio.sleep(0)
     assert not third.done()
-    cache._map.open.set()
+    cache._entries.open.set()
     await asyncio.gather(first, third)
     assert await cache.get("r") == (3, {})
 
@@ -160,10 +155,58 @@ async def test_waits_at_the_start_and_says_so():
     async with started(WithFake, {"mapName": "records"}, logger=logger) as cache:
         assert "no member" in logger.texts(LogLevel.WARN)[0]
         assert logger.texts(LogLevel.INFO) == ["hazelcast is there"]
-        client = cache._client
-    assert client.ended
+        entries = cache._entries
+    assert entries.ended
     with pytest.raises(PluginError, match="closed"):
         await cache.get("r")
+
+
+class FakeFuture(Future):
+    """Of the library: done in another thread."""
+
+    def __init__(self, work):
+        super().__init__()
+        threading.Timer(0.001, self._end, [work]).start()
+
+    def _end(self, work):
+        try:
+            self.set_result(work())
+        except Exception as error:
+            self.set_exception(error)
+
+
+class FakeLibraryMap:
+    """The interface of the library's map that is used."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def get(self, key):
+        return FakeFuture(lambda: self.rows.get(key))
+
+    def get_all(self, keys):
+        return FakeFuture(lambda: {key: self.rows[key] for key in keys if key in self.rows})
+
+    def set(self, key, value, ttl):
+        return FakeFuture(lambda: self.rows.update({key: value}))
+
+    def delete(self, key):
+        return FakeFuture(lambda: self.rows.__delitem__(key))
+
+
+async def test_futures_of_the_librarys_threads():
+    client = SimpleNamespace(get_map=lambda name: FakeLibraryMap(), shutdown=threading.Event().set)
+    entries = Entries(client, "m")
+    await entries.set("a", 1, None)
+    assert await entries.get("a") == 1
+    assert await entries.get_all(["a", "b"]) == {"a": 1}
+    given_up = asyncio.create_task(entries.get("a"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await entries.delete("a")
+    with pytest.raises(KeyError):
+        await entries.delete("a")
+    await entries.close()
 
 
 async def test_a_real_client_that_finds_nobody():
@@ -205,7 +248,7 @@ async def test_a_server_with_hazelcast():
     config = {"cache": {"class": WithFake, "options": {"mapName": "records"}}}
     async with serve(config) as running:
         client = await RecordClient.login(running)
-        entries = running.services.cache._map.entries
+        entries = running.services.cache._entries.entries
         entries["prepared"] = HazelcastJsonValue('{"_v":7,"_d":{"by":"deepstream"}}')
         assert await client.read("prepared") == (7, {"by": "deepstream"})
         await client.set("written", {"a": 1})

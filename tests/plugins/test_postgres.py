@@ -334,6 +334,7 @@ async def test_upstreams_functions(storage, raw):
         ({"port": "x"}, "option port: expected int"),
         ({"schema": ""}, "option schema: expected a name"),
         ({"max": 1}, "option max: expected int >= 2"),
+        ({"connectionString": "mysql://h"}, "option connectionString: expected postgresql://"),
         ({"notifications": {"INSERT": "yes please"}}, r"option notifications: \[...\]: expected bool"),
         ({"useJsonb": 5}, "option useJsonb: expected bool"),
         ({"ssl": {"ca": "/no/such"}}, "option ssl: expected PEM"),

@@ -1,7 +1,7 @@
-"""The case catalogue of Autobahn's websocket test suite, in own words, against an endpoint that echoes.
+"""The case catalogue of Autobahn's websocket test suite, in own words, against two clients that hear each other.
 
-The suite itself runs on Python 2 only, which Debian does not have any more. Its catalogue is public; the numbers
-here are those of its cases: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragments, 6 UTF-8,
+The suite itself runs on Python 2 only, which Debian does not have any more. Its catalogue is public, and the
+numbers here are those of its cases: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragments, 6 UTF-8,
 7 closing, 9 and 10 sizes, 12 and 13 compression. Every case is the strict one: what came before a mistake is
 answered, nothing behind it is, and the connection ends with the right code. Invalid text ends it with the
 fragment that has it (6.4.1, 6.4.2); within a frame that is still coming it is not looked for (6.4.3, 6.4.4).
@@ -37,8 +37,7 @@ OFFERS = {
 class Echo:
     """A client whose messages come back, as data of an event.
 
-    Text goes through the JSON endpoint, binary data through the binary one. So it is the server as it is that is
-    looked at.
+    Text goes through the JSON endpoint, binary data through the binary one: the server as it is.
     """
 
     def __init__(self, client: Client, opcode: int) -> None:
@@ -242,7 +241,7 @@ async def test_2_10_and_2_11_many_pings_are_answered_in_order(opcode):
 
 
 async def fails(opcode, data, code, *, echoed=True):
-    """Before the wrong frame everything is answered, of what is behind it nothing, and the end has this code."""
+    """Before the wrong frame all is answered, of what is behind it nothing, and the end has this code."""
     async with serve({"connectionEndpoints": ENDPOINTS}) as s:
         echo, listener = await connect(s, opcode)
         good = frame(echo.message("before"), opcode) if echoed else b""

@@ -492,13 +492,14 @@ class Server:
             if limit.expired():
                 self._fail("PLUGIN_INITIALIZATION_TIMEOUT", f"{name} wasn't initialised in time", error)
             if isinstance(plugin, ConnectionEndpoint) and isinstance(error, OSError):
-                raise StartError(self._listen_error(error)) from error
+                raise StartError(self._listen_error(error, getattr(plugin, "options", None))) from error
             self._fail("PLUGIN_INITIALIZATION_ERROR", f"{name}: {_text(error)}", error)
         description = plugin.description or "no dependency description provided"
         self._services.logger.info("INFO", f"{name} ready: {description}")
 
-    def _listen_error(self, error: OSError) -> str:
-        options = self._config.http
+    def _listen_error(self, error: OSError, options: Any = None) -> str:
+        if not hasattr(options, "port"):
+            options = self._config.http
         if error.errno == errno.EADDRINUSE:
             reason = "the address is already in use"
         elif isinstance(error, socket.gaierror):

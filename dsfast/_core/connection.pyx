@@ -704,6 +704,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     # --- closing ---------------------------------------------------------------------------------------------
 
+    cdef int deliver(self, const Msg *m, list names, dict versions) except -1:
+        # One whose broadcasts are encoded for it alone (``personal``).
+        return self.hub.send_msg(self, m, names, versions)
+
     cdef int close(self, int code) except -1:
         """Send what is queued and a close frame (0: without status), then wait shortly for the peer to go."""
         cdef char payload[2]

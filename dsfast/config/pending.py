@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
-    "/connectionEndpoints/*/mqtt": "MQTT clients cannot connect yet",
     "/httpServer/plugin": "the HTTP server cannot be replaced yet",
+    "/connectionEndpoints/*/options/ssl/given": "MQTT with TLS is not served yet; put a proxy in front",
     "/httpServer/options/ssl/given": "TLS is not served yet; put a proxy in front (dsfast nginx writes one)",
     "/httpServer/options/hostUrl/given": "the Host header is not checked yet; let a proxy check it",
     "/monitoring/*/log": "there is no such monitoring yet",

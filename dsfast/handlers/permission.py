@@ -280,7 +280,7 @@ class PermissionGate:
     async def decide(self, connection: Socket, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
         answer = self.ask(connection, message)
-        return answer if isinstance(answer, Decision) else await self._answer(connection, message, answer)
+        return answer if isinstance(answer, Decision) else await self.answer(connection, message, answer)
 
     def ask(self, connection: Socket, message: Message) -> Decision | Awaitable[Any]:
         """Ask the plugin once: its decision, or what to wait for (see :meth:`decide`)."""
@@ -300,7 +300,8 @@ class PermissionGate:
             task.cancel()
         self._guard.close()
 
-    async def _answer(self, connection: Socket, message: Message, waiting: Awaitable[Any]) -> Decision:
+    async def answer(self, connection: Socket, message: Message, waiting: Awaitable[Any]) -> Decision:
+        """The decision that :meth:`ask` said has to be waited for; never raises."""
         try:
             async with asyncio.timeout(self._timeout / 1000):
                 return Decision.ALLOWED if await waiting else Decision.DENIED
@@ -329,7 +330,7 @@ class PermissionGate:
         # All at once: the time limit is that of the message, however many names it has.
         waiting = [i for i, decision in enumerate(decisions) if not isinstance(decision, Decision)]
         answers = await asyncio.gather(
-            *[self._answer(connection, check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
+            *[self.answer(connection, check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
         )
         for i, answer in zip(waiting, answers, strict=True):
             decisions[i] = answer

@@ -57,6 +57,7 @@ _BUILT_IN = {
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
     ("connection_endpoint", "ws-json"): "dsfast.endpoints.json:JsonEndpoint",
     ("connection_endpoint", "ws-text"): "dsfast.endpoints.text:TextEndpoint",
+    ("connection_endpoint", "mqtt"): "dsfast.endpoints.mqtt:MqttEndpoint",
     ("telemetry", "deepstreamIO"): "dsfast.services.telemetry:NoTelemetry",
 }
 

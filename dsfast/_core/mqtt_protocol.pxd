@@ -12,6 +12,7 @@ from dsfast._core.timers cimport Timer, TimingWheel
 from dsfast._core.topic_filters cimport FilterTree
 
 cdef class Limits:
+    cdef readonly size_t max_packet             # bytes behind its first byte and its length
     cdef readonly size_t max_topic
     cdef readonly Py_ssize_t max_filters
     cdef readonly Py_ssize_t max_inflight

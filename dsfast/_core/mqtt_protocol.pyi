@@ -13,6 +13,7 @@ class Limits:
     def __init__(
         self,
         *,
+        max_packet: int,
         max_topic: int,
         max_filters: int,
         max_inflight: int,

@@ -73,8 +73,9 @@ cdef Buf packet_buf = Buf(NULL, 0, 0)
 cdef class Limits:
     """What one endpoint allows its clients; bytes and ms."""
 
-    def __init__(self, *, max_topic, max_filters, max_inflight, max_queued, max_queued_bytes, max_sessions,
+    def __init__(self, *, max_packet, max_topic, max_filters, max_inflight, max_queued, max_queued_bytes, max_sessions,
                  session_expiry, idle_timeout, send_record):
+        self.max_packet = max_packet
         self.max_topic = max_topic
         self.max_filters = max_filters
         self.max_inflight = max_inflight
@@ -907,7 +908,7 @@ cdef class MqttProtocol(Protocol):
                 if shift > 21:
                     self.violation(c, "the length of a packet has more than four bytes")
                     return n
-            if unlikely(size > c.endpoint.max_message_size):
+            if unlikely(size > k.limits.max_packet):
                 c.endpoint.owner.log_too_large(c)
                 c.close(1009)
                 return n

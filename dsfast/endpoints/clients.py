@@ -34,7 +34,10 @@ class ClientEndpoint(ConnectionEndpoint):
     """Names that one message may carry."""
     monitored_as = "websocket"
     """What monitoring calls the logins."""
-    log_invalid_auth_data = False
+    shows_login_data = False
+    """Whether refused login data may be written to the log."""
+    max_message_size = 0
+    """Bytes that one incoming message may have."""
     max_outgoing_bytes = 0
     """Bytes that may wait for one client."""
 
@@ -130,7 +133,7 @@ class ClientEndpoint(ConnectionEndpoint):
         if not result.is_valid:
             self._report_login(False)
             text = "invalid authentication data"
-            if self.log_invalid_auth_data:
+            if self.shows_login_data:
                 text += f": {dumps(auth_data).decode()}"
             self._guard.info(self._who(connection), "AUTH_UNSUCCESSFUL", text)
         ends_in = None if result.expires is None else int((result.expires - time.time()) * 1000)
@@ -206,7 +209,7 @@ class ClientEndpoint(ConnectionEndpoint):
     def log_invalid_auth_data(self, connection: Connection, data: bytes) -> None:
         """A login request could not be read; ``data`` is the beginning of what it carries."""
         text = ""
-        if self.log_invalid_auth_data:
+        if self.shows_login_data:
             given = data.decode("utf-8", "replace")
             text = f'Error parsing auth message "{given}": it is no JSON object'
         self._guard.warn(self._who(connection), "INVALID_MESSAGE_DATA", text)
@@ -235,7 +238,7 @@ class ClientEndpoint(ConnectionEndpoint):
 
     def log_too_large(self, connection: Connection) -> None:
         """A message exceeded maxMessageSize."""
-        limit = self.core.max_message_size
+        limit = self.max_message_size
         text = f"Error on websocket: message of {self._who(connection)} exceeds {limit} bytes"
         self._guard.error(self._who(connection), "ERROR", text)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MqttEndpoint"]
 
+SLACK = 64 * 1024
+"""Bytes by which a websocket message may be longer than a packet."""
 NEVER = 1 << 40
 """Ms; silence is watched over by the protocol, which knows the keep-alive of each client."""
 
@@ -45,8 +47,10 @@ class MqttEndpoint(ClientEndpoint):
         self.prepare()
         options, router = self.options, self.services.message_distributor
         self.max_names = options.max_filters
+        self.max_message_size = options.max_message_size
         self.max_outgoing_bytes = self.config.websocket.max_outgoing_bytes
         self.limits = Limits(
+            max_packet=options.max_message_size,
             max_topic=options.max_topic_length,
             max_filters=options.max_filters,
             max_inflight=options.max_inflight,
@@ -71,7 +75,8 @@ class MqttEndpoint(ClientEndpoint):
 
     def _core(self, protocol: MqttProtocol) -> Endpoint:
         core = self.make_core(protocol)
-        core.max_message_size = self.options.max_message_size
+        # Of one websocket message, which may hold several packets; the protocol knows how large those may be.
+        core.max_message_size = self.options.max_message_size + SLACK
         core.heartbeat_interval = NEVER
         core.unauthenticated_timeout = self.options.unauthenticated_client_timeout or 0
         core.max_auth_attempts = 1

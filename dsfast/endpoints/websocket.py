@@ -31,10 +31,10 @@ class WebSocketEndpoint(ClientEndpoint):
         self.prepare()
         options, router = self.options, self.services.message_distributor
         self.max_names = options.max_names_per_message
-        self.log_invalid_auth_data = options.log_invalid_auth_data
+        self.shows_login_data = options.log_invalid_auth_data
         self.max_outgoing_bytes = options.max_outgoing_bytes
         core = self.make_core(None if self.protocol is None else router.protocol(self.protocol))
-        core.max_message_size = options.max_message_size
+        self.max_message_size = core.max_message_size = options.max_message_size
         core.heartbeat_interval = options.heartbeat_interval
         core.unauthenticated_timeout = options.unauthenticated_client_timeout or 0
         core.max_auth_attempts = options.max_auth_attempts

@@ -27,6 +27,7 @@ cdef class Ack:
     cdef int kind           # first byte of the packet; 0: nobody waits for one
     cdef uint16_t id
     cdef bint done
+    cdef bint emitted       # the event was permitted
     cdef bytes topic
     cdef bytes payload      # of the event that is still to be told if the record is not written
 
@@ -59,7 +60,7 @@ cdef class Client:
     cdef bint deciding      # the authentication took its time
     cdef bint leaving       # DISCONNECT came
     cdef bint paused        # not read from, since too many answers are open
-    cdef uint64_t patience  # ms without a packet
+    cdef readonly uint64_t patience     # ms without a packet
     cdef Silence timer
     cdef object will        # (topic, payload, retain) or None
     cdef Buf stream         # bytes of an unfinished packet, with websockets
@@ -126,6 +127,7 @@ cdef class MqttBroker(EmitWatch):
     cdef public bint stopping
     cdef bint speaks(self, Peer peer) noexcept
     cdef Session session_of(self, Peer peer)
+    cdef int note_emitted(self, Connection c, bytes key) except -1
     cdef dict matching(self, bytes topic)
     cdef int wildcards(self, Connection c, const Msg *m, Subject subject) except -1
     cdef int give(self, Session session, bytes topic, bytes payload, int qos) except -1
@@ -150,12 +152,13 @@ cdef class MqttProtocol(Protocol):
     cdef int violation(self, Connection c, str text) except -1
     cdef int connect(self, Connection c, Client k, const char *p, size_t n) except -1
     cdef int publish(self, Connection c, Client k, int first, const char *p, size_t n) except -1
-    cdef int emit(self, Connection c, const char *name, Py_ssize_t n, const char *payload, Py_ssize_t size, bint retained) except -1
+    cdef int emit(self, Connection c, const char *name, Py_ssize_t n, const char *payload, Py_ssize_t size, bytes mark) except -1
     cdef int retain(self, Connection c, Client k, const char *name, Py_ssize_t n, const char *payload, Py_ssize_t size, int kind, uint16_t id) except -1
     cdef int subscribe(self, Connection c, Client k, const char *p, size_t n) except -1
     cdef int subscribe_exact(self, Connection c, Client k, Part part) except -1
     cdef int unsubscribe(self, Connection c, Client k, const char *p, size_t n) except -1
-    cdef int ask(self, Connection c, Client k, object waiting, Message message) except -1
+    cdef bytes expect(self, Client k, object waiting)
+    cdef int ask(self, Connection c, Client k, bytes key, Message message) except -1
     cdef int acknowledge(self, Connection c, Client k, int kind, uint16_t id) except -1
     cdef int send_packet(self, Connection c, int first, const char *p, size_t n, Buf *out) except -1
     cdef int put_publish(self, Buf *out, int first, const char *name, Py_ssize_t n, int id, const char *payload, Py_ssize_t size) except -1

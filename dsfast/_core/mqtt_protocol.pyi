@@ -31,6 +31,7 @@ class Client:
     connection: Connection
     client_id: str
     clean: bool
+    patience: int
     unavailable: bool
 
 class MqttBroker(EmitWatch):

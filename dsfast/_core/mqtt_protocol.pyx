@@ -62,7 +62,7 @@ cdef enum:
 cdef enum:
     MARK_TEXT = 116             # t
     MARK_BYTES = 98             # b: in hexadecimal
-    MARK_RETAINED = 114         # r: nothing follows, the data are the payload
+    MARK_RETAINED = 114         # r: the data are the payload, what follows is the correlation id of the write
 
 cdef Buf text_buf = Buf(NULL, 0, 0)         # a payload as JSON string
 cdef Buf mark_buf = Buf(NULL, 0, 0)
@@ -332,12 +332,21 @@ cdef class MqttBroker(EmitWatch):
             else:
                 self.has_original = False
                 self.retained = True
+                self.note_emitted(c, mark.p[1:mark.n])
                 if subject is not None:
                     # Those that subscribe to the record as well get its change instead.
                     self.to_listeners(subject, c, False, m.s[S_NAME].p[:m.s[S_NAME].n],
                                       m.s[S_DATA].p[:m.s[S_DATA].n])
         if unlikely(self.tree.count != 0):
             self.wildcards(c, m, subject)
+        return 0
+
+    cdef int note_emitted(self, Connection c, bytes key) except -1:
+        """The event of a retained publish is permitted."""
+        cdef Client k = (<Absent>c).client if type(c) is Absent else <Client>c.extra
+        cdef object waiting = None if k is None or k.pending is None else k.pending.get(key)
+        if type(waiting) is Ack:
+            (<Ack>waiting).emitted = True
         return 0
 
     cdef int after(self) except -1:
@@ -524,7 +533,7 @@ cdef class MqttBroker(EmitWatch):
         ack.done = True
         if c is None:
             return 0
-        if failed and ack.payload is not None and self.events is not None:
+        if failed and ack.emitted:
             # Its event was kept from those who would have seen the record change.
             self.hub.loop.call_soon(self.tell_late, c, ack.topic, ack.payload)
         ack.payload = None
@@ -667,7 +676,7 @@ cdef class MqttBroker(EmitWatch):
                 if retain:
                     self.tcp.retain(ghost, ghost.client, topic, len(topic), payload, len(payload), 0, 0)
                 else:
-                    self.tcp.emit(ghost, topic, len(topic), payload, len(payload), False)
+                    self.tcp.emit(ghost, topic, len(topic), payload, len(payload), None)
             except Exception as error:
                 c.log_fault("exception while publishing a last will", error)
         if session is not None and session.client is k:
@@ -1043,7 +1052,7 @@ cdef class MqttProtocol(Protocol):
                 return self.acknowledge(c, k, kind, id)
         if unlikely(first & RETAIN):
             return self.retain(c, k, topic.p, topic.n, p + at, <Py_ssize_t>(n - at), kind, id)
-        self.emit(c, topic.p, topic.n, p + at, <Py_ssize_t>(n - at), False)
+        self.emit(c, topic.p, topic.n, p + at, <Py_ssize_t>(n - at), None)
         return self.acknowledge(c, k, kind, id) if kind else 0
 
     cdef int acknowledge(self, Connection c, Client k, int kind, uint16_t id) except -1:
@@ -1062,26 +1071,23 @@ cdef class MqttProtocol(Protocol):
         return self.send_packet(c, kind, body, 2, NULL)
 
     cdef int emit(self, Connection c, const char *name, Py_ssize_t n, const char *payload, Py_ssize_t size,
-                  bint retained) except -1:
-        """Publish an event as this client."""
+                  bytes mark) except -1:
+        """Publish an event as this client; ``mark``: what to put into the correlation id, for JSON."""
         cdef Msg m
         cdef bytes text
-        cdef char mark
         if self.broker.events is None:
             return 0
         start(&m, T_EVENT, EVENT_EMIT)
         set_text(&m, S_NAME, name, n)
         if likely(size and json_check(payload, size) >= 0):
             set_text(&m, S_DATA, payload, size)
-            if retained:
-                mark = MARK_RETAINED
-                set_text(&m, S_CORRELATION_ID, &mark, 1)
+            if mark is not None:
+                set_text(&m, S_CORRELATION_ID, PyBytes_AS_STRING(mark), PyBytes_GET_SIZE(mark))
         else:
             text_buf.n = mark_buf.n = 0
             if utf8_check(payload, size):
                 put_json_string(&text_buf, payload, <size_t>size)
-                mark = MARK_TEXT
-                buf_add(&mark_buf, &mark, 1)
+                buf_add(&mark_buf, b"t", 1)
                 buf_add(&mark_buf, payload, <size_t>size)
             else:
                 text = payload[:size].decode("utf-8", "replace").encode()
@@ -1103,13 +1109,13 @@ cdef class MqttProtocol(Protocol):
         cdef bint document = flags > 0 and (flags & JSON_KIND_MASK == JSON_OBJECT or flags & JSON_KIND_MASK == JSON_ARRAY)
         cdef Ack ack
         cdef Message message
-        cdef bytes topic = name[:n]
+        cdef bytes topic = name[:n], key = None
         if self.broker.records is None or (size and not document):
             if size:
                 c.endpoint.owner.log_limited(
                     c, "INVALID_MESSAGE_DATA",
                     f"{topic.decode()}: a retained payload that is no JSON object or array is not kept")
-                self.emit(c, name, n, payload, size, False)
+                self.emit(c, name, n, payload, size, None)
             return self.acknowledge(c, k, kind, id) if kind else 0
         ack = Ack()
         ack.kind = kind
@@ -1126,23 +1132,30 @@ cdef class MqttProtocol(Protocol):
         else:
             ack.topic = topic
             ack.payload = payload[:size]
-            self.emit(c, name, n, payload, size, True)
             # The answer is asked for whatever the QoS: if there will be no record, the event is told to all.
+            key = self.expect(k, ack)
+            self.emit(c, name, n, payload, size, b"r" + key)
             message = Message(T_RECORD, REC_CREATEANDUPDATE, name=topic.decode(), data=ack.payload, version=-1,
                               is_write_ack=True)
-        return self.ask(c, k, ack, message)
+        return self.ask(c, k, key, message)
 
-    cdef int ask(self, Connection c, Client k, object waiting, Message message) except -1:
-        """Send a message of a client on its way; its answer is for ``waiting``."""
+    cdef bytes expect(self, Client k, object waiting):
+        """A correlation id; the answer with it will be for ``waiting``."""
+        cdef bytes key
+        k.counter += 1
+        key = str(k.counter).encode()
+        if k.pending is None:
+            k.pending = {}
+        k.pending[key] = waiting
+        return key
+
+    cdef int ask(self, Connection c, Client k, bytes key, Message message) except -1:
+        """Send a message of a client on its way; ``key`` is its correlation id, or None."""
         cdef bytes raw
         cdef Msg m
-        if message.action != REC_DELETE or message.topic != T_RECORD:
-            k.counter += 1
-            message.correlation_id = str(k.counter)
-            if k.pending is None:
-                k.pending = {}
-            k.pending[message.correlation_id.encode()] = waiting
-            if len(k.pending) > UNANSWERED and not c.reading_paused and c.transport is not None:
+        if key is not None:
+            message.correlation_id = key.decode()
+            if k.pending is not None and len(k.pending) > UNANSWERED and not c.reading_paused and c.transport is not None:
                 k.paused = c.reading_paused = True
                 c.transport.pause_reading()
         raw = encode(message)
@@ -1214,9 +1227,9 @@ cdef class MqttProtocol(Protocol):
             part.left = 1
             return broker.settle_part(part, False, NULL)
         if events:
-            self.ask(c, k, part, Message(T_EVENT, EVENT_SUBSCRIBE, names=[name]))
+            self.ask(c, k, self.expect(k, part), Message(T_EVENT, EVENT_SUBSCRIBE, names=[name]))
         if records:
-            self.ask(c, k, part, Message(T_RECORD, REC_SUBSCRIBE, names=[name]))
+            self.ask(c, k, self.expect(k, part), Message(T_RECORD, REC_SUBSCRIBE, names=[name]))
             if k.limits.send_record and part.request is not None:
                 c.handle(Message(T_RECORD, REC_READ, name=name))
         return 0
@@ -1254,9 +1267,9 @@ cdef class MqttProtocol(Protocol):
             part.left = (broker.events is not None) + (broker.records is not None)
             request.open += 1
             if broker.events is not None:
-                self.ask(c, k, part, Message(T_EVENT, EVENT_UNSUBSCRIBE, names=[text.decode()]))
+                self.ask(c, k, self.expect(k, part), Message(T_EVENT, EVENT_UNSUBSCRIBE, names=[text.decode()]))
             if broker.records is not None:
-                self.ask(c, k, part, Message(T_RECORD, REC_UNSUBSCRIBE, names=[text.decode()]))
+                self.ask(c, k, self.expect(k, part), Message(T_RECORD, REC_UNSUBSCRIBE, names=[text.decode()]))
         request.open -= 1
         return finish_request(c, request, NULL)
 

@@ -57,7 +57,13 @@ def connect(
 
 
 def publish(
-    topic: str | bytes, payload: bytes = b"", *, qos: int = 0, retain: bool = False, dup: bool = False, id: int = 1
+    topic: str | bytes,
+    payload: bytes = b"",
+    *,
+    qos: int = 0,
+    retain: bool = False,
+    dup: bool = False,
+    id: int = 1,
 ) -> bytes:
     """A PUBLISH."""
     body = text(topic) + (id.to_bytes(2, "big") if qos else b"") + payload
@@ -208,7 +214,7 @@ class MqttRunning:
 async def serve_mqtt(
     config: dict[str, Any] | None = None, *, options: dict[str, Any] | None = None, **services: Any
 ) -> AsyncIterator[MqttRunning]:
-    """A server with binary, JSON and MQTT clients on free ports; ``options`` are those of the MQTT endpoint."""
+    """A server with binary, JSON and MQTT clients; ``options`` are those of the MQTT endpoint."""
     endpoints = [
         {"type": "ws-binary"},
         {"type": "ws-json"},

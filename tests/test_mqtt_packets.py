@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 from typing import Any
 
@@ -63,7 +64,9 @@ async def test_the_observed_bytes(web: bool) -> None:
 # --- CONNECT
 
 
-@pytest.mark.parametrize("first", [DISCONNECT, PINGREQ, publish("t"), subscribe("t"), unsubscribe("t"), b"\0\0"])
+@pytest.mark.parametrize(
+    "first", [DISCONNECT, PINGREQ, publish("t"), subscribe("t"), unsubscribe("t"), b"\0\0"]
+)
 async def test_any_packet_before_connect_ends_the_connection(web: bool, first: bytes) -> None:
     async with serve_mqtt() as s:
         watcher = await s.login()
@@ -354,7 +357,9 @@ async def test_unsubscribe_works_for_known_and_unknown_filters(web: bool) -> Non
         assert {name: r.names() for name, r in s.server.registries().items() if r.names()} == {}
 
 
-@pytest.mark.parametrize("payload", [b"hello", b"5", b'"x"', b"null", b"{", b"\xff\xfe", b"[" * 600 + b"]" * 600])
+@pytest.mark.parametrize(
+    "payload", [b"hello", b"5", b'"x"', b"null", b"{", b"\xff\xfe", b"[" * 600 + b"]" * 600]
+)
 async def test_a_retained_payload_that_is_no_document_is_an_event_only(payload: bytes) -> None:
     async with serve_mqtt() as s:
         a, b = await s.login(), await s.login()
@@ -386,7 +391,9 @@ async def test_qos_1_and_qos_2_are_answered_and_delivered_once(web: bool) -> Non
 async def test_one_suback_with_a_code_for_each_filter(web: bool) -> None:
     async with serve_mqtt() as s:
         client = await s.login(web=web)
-        codes = await client.subscribe(("a", 0), ("b", 1), ("c", 2), ("a", 0), "$SYS/x", "$share/g/t", "+/#", id=0xFFFF)
+        codes = await client.subscribe(
+            ("a", 0), ("b", 1), ("c", 2), ("a", 0), "$SYS/x", "$share/g/t", "+/#", id=0xFFFF
+        )
         assert codes == [0, 1, 1, 0, 128, 128, 0]
         await client.fence()
 
@@ -427,7 +434,7 @@ async def replay(s: MqttRunning, cuts: list[int], web: bool) -> None:
     data = b"".join(SESSION)
     client = await s.open(web=web)
     marks = [0, *sorted(cuts), len(data)]
-    for start, end in zip(marks, marks[1:], strict=False):
+    for start, end in itertools.pairwise(marks):
         client.send(data[start:end])
         await asyncio.sleep(0)
     await client.expect(*ANSWERS)
@@ -458,19 +465,19 @@ async def shut(client: MqttClient) -> None:
     client.raw.writer.close()
 
 
-PIECES = st.one_of(
-    st.sampled_from([*SESSION, publish("t", qos=1), subscribe("#"), DISCONNECT, b"\x82\x04\0\1\0\0"]),
-    st.binary(max_size=20),
-    st.builds(packet, st.integers(0, 255), st.binary(max_size=30)),
-    st.builds(lambda at, value: mutated(at, value), st.integers(0, 200), st.integers(0, 255)),
-)
-
-
 def mutated(at: int, value: int) -> bytes:
     """A session with one byte changed."""
     data = bytearray(b"".join(SESSION))
     data[at % len(data)] = value
     return bytes(data)
+
+
+PIECES = st.one_of(
+    st.sampled_from([*SESSION, publish("t", qos=1), subscribe("#"), DISCONNECT, b"\x82\x04\0\1\0\0"]),
+    st.binary(max_size=20),
+    st.builds(packet, st.integers(0, 255), st.binary(max_size=30)),
+    st.builds(mutated, st.integers(0, 200), st.integers(0, 255)),
+)
 
 
 @settings(max_examples=int(os.environ.get("DSFAST_FUZZ_EXAMPLES", "150")), deadline=None)

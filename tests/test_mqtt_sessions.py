@@ -230,7 +230,9 @@ async def test_a_session_survives_its_connection() -> None:
         client = await s.login("c", clean=False)
         await client.subscribe(("t", 1), ("r", 1), ("x/+", 1), ("zero", 0))
         await away(s, client, 1)
-        sender.send(publish("t", b"1"), publish("x/y", b"2"), publish("zero", b"lost"), publish("t", b"\xff", qos=1))
+        sender.send(
+            publish("t", b"1"), publish("x/y", b"2"), publish("zero", b"lost"), publish("t", b"\xff", qos=1)
+        )
         await sender.expect(ack(PUBACK, 1))
         update(v, "r", b'{"a":1}')
         v.message(Topic.RECORD, RecordAction.PATCH, name="r", path="b", data=b"2", version=2)
@@ -279,13 +281,21 @@ async def test_what_was_not_acknowledged_comes_again() -> None:
         await sender.fence()
         client = await s.login("c", clean=False, present=True)
         again = [await client.message(acknowledge=False) for _ in range(3)]
-        assert [(message.payload, message.dup) for message in again] == [(b"0", True), (b"2", True), (b"3", True)]
+        assert [(message.payload, message.dup) for message in again] == [
+            (b"0", True),
+            (b"2", True),
+            (b"3", True),
+        ]
         assert [message.id for message in again[:2]] == [first[0].id, first[2].id]
         await client.fence()
         for message in again:
             client.send(ack(PUBACK, message.id))
         rest = [await client.message() for _ in range(3)]
-        assert [(message.payload, message.dup) for message in rest] == [(b"4", False), (b"5", False), (b"6", False)]
+        assert [(message.payload, message.dup) for message in rest] == [
+            (b"4", False),
+            (b"5", False),
+            (b"6", False),
+        ]
         await client.fence()
 
 
@@ -519,20 +529,31 @@ async def test_everything_is_forgotten_when_everybody_has_gone() -> None:
     async with serve_mqtt() as s:
         clients = [await s.login(f"c{i}", will=WILL, web=i % 2 == 0) for i in range(6)]
         for client in clients:
-            client.send(subscribe("a", ("b", 1), "c/+", ("#", 1)), publish("b", b'{"a":1}', retain=True, qos=1))
+            client.send(
+                subscribe("a", ("b", 1), "c/+", ("#", 1)), publish("b", b'{"a":1}', retain=True, qos=1)
+            )
             while (await client.receive())[0] != PUBACK:
                 pass
         for client in clients:
             client.raw.reset()
-        await s.server.until(lambda: not s.endpoint.core.connections and not s.server.endpoint.core.connections)
+        await s.server.until(
+            lambda: not s.endpoint.core.connections and not s.server.endpoint.core.connections
+        )
         s.server.assert_empty()
-        assert s.broker.stats() | {"refused": 0, "dropped": 0} == {"sessions": 0, "away": 0, "refused": 0, "dropped": 0}
+        assert s.broker.stats() | {"refused": 0, "dropped": 0} == {
+            "sessions": 0,
+            "away": 0,
+            "refused": 0,
+            "dropped": 0,
+        }
         assert s.broker.tree.count == 0
 
 
 async def test_the_port_is_told_when_it_is_taken() -> None:
     async with serve_mqtt() as s:
-        with pytest.raises(Exception, match=f"Cannot listen on 127.0.0.1:{s.port}: the address is already in use"):
+        with pytest.raises(
+            Exception, match=f"Cannot listen on 127.0.0.1:{s.port}: the address is already in use"
+        ):
             async with serve_mqtt(options={"port": s.port}):
                 pass
 
@@ -540,7 +561,10 @@ async def test_the_port_is_told_when_it_is_taken() -> None:
 async def test_two_endpoints_share_their_sessions() -> None:
     endpoints = [
         {"type": "ws-binary"},
-        *[{"type": "mqtt", "options": {"host": "127.0.0.1", "port": 0, "urlPath": path}} for path in ("/mqtt", None)],
+        *[
+            {"type": "mqtt", "options": {"host": "127.0.0.1", "port": 0, "urlPath": path}}
+            for path in ("/mqtt", None)
+        ],
     ]
     async with serve({"connectionEndpoints": endpoints}) as running:
         first, second = running.services.connection_endpoints[1:]

@@ -744,7 +744,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         # end our half only and read on until the peer has gone.
         # A peer that has sent its close frame sends no more.
         if not self.peer_closed and self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                self.transport.close()      # it has gone meanwhile
         else:
             self.transport.close()
         if self.timer is not None:

@@ -951,6 +951,7 @@ cdef class MqttProtocol(Protocol):
             return self.send_packet(c, PINGRESP, NULL, 0, NULL)
         if first == DISCONNECT and n == 0:
             k.leaving = True
+            c.peer_closed = not self.wrapped    # it sends no more
             return c.close(1000)
         if n != 2 or (first != PUBACK and first != PUBREC and first != PUBREL and first != PUBCOMP):
             return self.violation(c, f"a packet that no client sends, or malformed: {first:#04x}, {n} bytes")

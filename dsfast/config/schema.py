@@ -538,9 +538,7 @@ class MqttOptions(Section):
             ge=1,
         ),
     ] = 1000
-    max_queued_bytes: Annotated[
-        int, Meta(description="The same in bytes.", ge=1, le=MEMORY_LIMIT)
-    ] = MIB
+    max_queued_bytes: Annotated[int, Meta(description="The same in bytes.", ge=1, le=MEMORY_LIMIT)] = MIB
     session_expiry: Annotated[
         int,
         Meta(

@@ -1,4 +1,4 @@
-"""What all endpoints with lasting connections have in common: logins, and what is logged (connection-and-auth.md)."""
+"""Endpoints with lasting connections: logins, and what is logged (connection-and-auth.md)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ class ClientEndpoint(ConnectionEndpoint):
     def make_core(self, protocol: Protocol | None) -> Endpoint:
         """The core's part for one protocol (None: the binary one)."""
         router = self.services.message_distributor
-        opened = OpenAuthentication.user_id if getattr(self.services.authentication, "is_open", False) else None
+        opened = (
+            OpenAuthentication.user_id if getattr(self.services.authentication, "is_open", False) else None
+        )
         core = Endpoint(router.hub, router.wheel, router, self, open_user_id=opened)
         core.protocol = protocol
         return core

@@ -158,7 +158,7 @@ class MqttEndpoint(ClientEndpoint):
 
 
 class _Decider:
-    """Asks the permission gate whether a client may have the events of a name, as if it had subscribed to it."""
+    """Asks the permission gate whether a client could subscribe to the events of a name."""
 
     def __init__(self, router: MessageRouter) -> None:
         self._gate = router.gate

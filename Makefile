@@ -24,7 +24,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 CORE := setup.py $(wildcard dsfast/_core/*.pyx dsfast/_core/*.pxd dsfast/_core/*.h)
 JS := tests/js
-CONNECTORS := redis postgres mysql mongodb dynamodb
+CONNECTORS := redis postgres mysql mongodb dynamodb elasticsearch hazelcast rethinkdb opentelemetry
 FUZZ ?= 1000000
 CYCLES ?= 20000
 RULES ?= 100000

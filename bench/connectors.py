@@ -2,9 +2,9 @@
 
     python -m bench.connectors [--seconds 3] [--callers 256] [--json FILE]
 
-A temporary redis-server on a Unix socket is started. Every row is measured for all ways one after the other
-in the same run, in this process on uvloop. "per core" divides by the processor time of this process instead
-of by the time that passed: the figure that does not depend on what else the machine does.
+Servers of its own are started (Redis on a Unix socket, PostgreSQL on TCP). Every row is measured for all ways
+one after the other in the same run, in this process on uvloop. "per core" divides by the processor time of
+this process instead of by the time that passed: a figure that does not depend on what else the machine does.
 
 * dsfast: the connector, called as the server calls it (parsed values in and out)
 * one command per call: upstream's semantics, ``MGET v d`` or ``MSET`` for each call; what one turn of the
@@ -19,25 +19,27 @@ import asyncio
 import contextlib
 import json
 import random
-import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import redis.asyncio
 import uvloop
 
-from dsfast.services.storage import decode_json, encode_json
-from dsfast.testing import started
+from dsfast.services.storage import TextSnapshot, WriteBehind, decode_json, encode_json
+from dsfast.testing import MemoryLogger, started
+from dsfast_plugins.postgres import PostgresStorage
 from dsfast_plugins.redis import RedisCache
+from tests.plugins.servers import PostgresProcess, RedisProcess
 
 NAMES = [f"bench/record/{i}" for i in range(10_000)]
 VALUE = {"name": "somebody", "city": "x" * 120, "tags": ["a", "b", "c"], "n": 12345}  # about 200 bytes
 VERSIONS = [f"{name}_v" for name in NAMES]
 
+Results = dict[str, dict[str, dict[str, float]]]
 Call = Callable[[str], Awaitable[Any]]
 
 
@@ -150,32 +152,66 @@ async def milliseconds(call: Callable[[], Awaitable[Any]], seconds: float) -> di
     return {"median_ms": times[len(times) // 2], "fastest_ms": times[0], "cpu_ms": used}
 
 
-@contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    """The Unix socket of a fresh server."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise SystemExit("redis-server is not installed")
-    with tempfile.TemporaryDirectory() as directory:
-        path = f"{directory}/redis.sock"
-        command = [program, "--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if "eady to accept connections" in line:
-                    break
-            yield path
-        finally:
-            process.terminate()
-            process.wait()
+class Batches:
+    """Records through the write-behind layer, as the server writes them; each caller waits for its own."""
+
+    def __init__(self, storage: PostgresStorage) -> None:
+        self._writer = WriteBehind(storage, logger=MemoryLogger(), write_ack_timeout=60_000)
+        self._versions = dict.fromkeys(NAMES, 0)
+        self.close = self._writer.close
+
+    async def set(self, name: str) -> None:
+        self._versions[name] += 1
+        saved: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        snapshot = TextSnapshot(self._versions[name], encode_json(VALUE))
+        self._writer.put(name, snapshot, waiter=saved.set_result)
+        assert await saved is None
 
 
-async def measure_redis(callers: int, seconds: float) -> dict[str, dict[str, dict[str, float]]]:
-    """All rows for all ways."""
-    results: dict[str, dict[str, dict[str, float]]] = {}
+class OneStatementPerWrite:
+    """asyncpg with a pool of ten, an upsert for each record."""
+
+    UPSERT = (
+        "INSERT INTO ds.bench VALUES ($1, 1, $2) ON CONFLICT (id) DO UPDATE SET"
+        " version = EXCLUDED.version, val = EXCLUDED.val"
+    )
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def set(self, name: str) -> None:
+        await self._pool.execute(self.UPSERT, name, encode_json(VALUE).decode())
+
+
+async def measure_postgres(callers: int, seconds: float) -> Results:
+    """Acknowledged writes; the disk is not waited for (fsync is off)."""
+    results: Results = {}
     async with contextlib.AsyncExitStack() as stack:
-        path = stack.enter_context(redis_server())
+        server = PostgresProcess()
+        stack.callback(server.remove)
+        place = {"host": "127.0.0.1", "port": server.port, "user": "postgres", "database": "postgres"}
+        options = {**place, "notifications": {}}
+        storage = await stack.enter_async_context(started(PostgresStorage, options))
+        batches = Batches(storage)
+        await batches.set(NAMES[0])
+        results["postgres writes"] = {"dsfast": await calls_per_second(batches.set, callers, seconds)}
+        await batches.close()
+        pool = await stack.enter_async_context(asyncpg.create_pool(min_size=10, max_size=10, **place))
+        single = OneStatementPerWrite(pool)
+        results["postgres writes"]["one statement per write"] = await calls_per_second(
+            single.set, callers, seconds
+        )
+    return results
+
+
+async def measure_redis(callers: int, seconds: float) -> Results:
+    """All rows for all ways."""
+    results: Results = {}
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = RedisProcess(directory)
+        stack.callback(server.stop)
+        path = str(server.socket)
         cache = await stack.enter_async_context(
             started(RedisCache, {"path": path, "commandTimeout": 60_000, "maxQueueBytes": 1 << 30})
         )
@@ -204,10 +240,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = uvloop.run(measure_redis(args.callers, args.seconds))
+    results |= uvloop.run(measure_postgres(args.callers, args.seconds))
     for row, ways in results.items():
         for way, values in ways.items():
             shown = "  ".join(f"{name} {value:,.1f}" for name, value in values.items())
-            print(f"{row:22} {way:22} {shown}")
+            print(f"{row:22} {way:24} {shown}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -21,6 +21,8 @@ from .build import BROADCASTER, BUILD, HERE, BenchError
 UPSTREAM = HERE / "peers" / "upstream"
 START_LIMIT = 30.0
 """Seconds a server may take to open its port."""
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""Debian keeps some servers where an ordinary user's PATH does not lead."""
 STOP_LIMIT = 20.0
 """Seconds a server may take to end after SIGTERM before it is killed."""
 
@@ -34,6 +36,8 @@ class Start:
     """Empty directory for this run."""
     storage: bool = False
     """With the durable store (dsfast: SQLite, durability full); else records live in memory."""
+    protocol: str = ""
+    """What dsfast is to speak on the port, if not its binary protocol."""
 
 
 class Peer:
@@ -77,7 +81,16 @@ class Dsfast(Peer):
     def command(self, start: Start) -> list[str]:
         if self._stand_in is not None:
             return shlex.split(self._stand_in.replace("{port}", str(start.port)))
-        command = [sys.executable, "-m", "dsfast", "serve", "--port", str(start.port), "--log-level", "ERROR"]
+        port = start.port
+        command = [sys.executable, "-m", "dsfast", "serve", "--log-level", "ERROR"]
+        if start.protocol == "mqtt":
+            config = start.directory / "dsfast.yml"
+            config.write_text(
+                f"connectionEndpoints: [{{type: mqtt, options: {{host: 127.0.0.1, port: {port}}}}}]\n"
+            )
+            port = free_port()
+            command += ["--config", str(config)]
+        command += ["--port", str(port)]
         return command + (["--data-dir", str(start.directory)] if start.storage else ["--in-memory"])
 
     def version(self) -> str:
@@ -168,6 +181,33 @@ class Redis(Peer):
         return "pub/sub over TCP (RESP), no persistence, one thread"
 
 
+class Mosquitto(Peer):
+    """mosquitto, for the rows about MQTT."""
+
+    key = "mosquitto"
+    title = "mosquitto"
+    protocol = "mqtt"
+
+    def install(self) -> None:
+        _debian_package("mosquitto", "mosquitto")
+
+    def command(self, start: Start) -> list[str]:
+        config = start.directory / "mosquitto.conf"
+        config.write_text(
+            f"listener {start.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            "persistence false\nlog_type error\nlog_dest stderr\nmax_connections -1\n"
+        )
+        return [shutil.which("mosquitto", path=SEARCHED) or "mosquitto", "-c", str(config)]
+
+    def version(self) -> str:
+        program = shutil.which("mosquitto", path=SEARCHED) or "mosquitto"
+        done = subprocess.run([program, "-h"], capture_output=True, text=True, check=False)
+        return (done.stdout.strip().splitlines() or ["mosquitto ?"])[0]
+
+    def settings(self) -> str:
+        return "no persistence, anonymous clients, TCP_NODELAY, one thread"
+
+
 class Broadcaster(Peer):
     """The C program that writes once per connection per tick."""
 
@@ -187,7 +227,7 @@ class Broadcaster(Peer):
 
 def all_peers(stand_in: str | None) -> dict[str, Peer]:
     """Every peer by its key, dsfast first."""
-    peers: list[Peer] = [Dsfast(stand_in), Upstream(), Nats(), Redis(), Broadcaster()]
+    peers: list[Peer] = [Dsfast(stand_in), Upstream(), Nats(), Redis(), Mosquitto(), Broadcaster()]
     return {peer.key: peer for peer in peers}
 
 
@@ -251,7 +291,7 @@ def _output(command: list[str]) -> str:
 
 
 def _debian_package(program: str, package: str) -> None:
-    if shutil.which(program) is not None:
+    if shutil.which(program, path=SEARCHED) is not None:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise BenchError(f"{program} is missing; on Debian: apt-get install {package}")

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Kind = Literal["rate", "memory", "latency"]
-EVERYBODY = ("dsfast", "upstream", "nats", "redis", "broadcaster")
+EVERYBODY = ("dsfast", "upstream", "nats", "redis", "mosquitto", "broadcaster")
 
 NO_RECORDS = "no such thing there"
 NO_LOGIN = "no login to compare"
+NO_MQTT = "not for this row"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class Target:
     aim: float | None = None
     times_upstream: bool = False
     """The numbers are multiples of upstream's figure in the same run."""
+    times_mosquitto: bool = False
+    """They are multiples of mosquitto's."""
+
+    @property
+    def of(self) -> str:
+        """The peer whose figure the numbers are multiples of, or nothing."""
+        return "upstream" if self.times_upstream else "mosquitto" if self.times_mosquitto else ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Row:
     target: Target | None = None
     storage: bool = False
     """Start dsfast with SQLite, durability full."""
+    protocol: str = ""
+    """What is spoken with dsfast, if not its binary protocol."""
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that cannot do it, with the reason."""
     windows: tuple[int, ...] = ()
@@ -103,6 +113,40 @@ def _writes() -> list[Row]:
     ]
     successive = (("patch", 100, 1), ("patch", 100, 100), ("update", 100, 1), ("patch", 100_000, 1))
     return rows + [_write(*case, "next") for case in successive]
+
+
+_ONLY_MQTT = dict.fromkeys(("upstream", "nats", "redis", "broadcaster"), NO_MQTT)
+
+
+def _mqtt(
+    key: str,
+    title: str,
+    scenario: str,
+    target: Target | None = None,
+    *,
+    unit: str = "deliveries/s",
+    kind: Kind = "rate",
+    **options: int | float | str,
+) -> Row:
+    return Row(f"mqtt-{key}", "mqtt", f"MQTT: {title}", scenario, options, unit, kind, target,
+               protocol="mqtt", absent=_ONLY_MQTT)  # fmt: skip
+
+
+_MQTT = (
+    _mqtt("fanout-100", "fan-out 1→100, 64 B", "fanout", Target(10, None, times_mosquitto=True),
+          payload=64, window=64, subscribers=100),
+    _mqtt("fanout-1000", "fan-out 1→1000, 64 B", "fanout", payload=64, window=64, subscribers=1000),
+    _mqtt("one-to-one", "1→1, 64 in flight, 64 B", "fanout", payload=64, window=64, subscribers=1),
+    _mqtt("one-to-one-w1", "1→1, 1 in flight, 64 B", "fanout", payload=64, window=1, subscribers=1),
+    _mqtt("ingest", "pipelined publishes, no subscriber, 64 B", "ingest", unit="publishes/s", payload=64),
+    _mqtt("latency-1", "1 000 messages/s to 1 subscriber", "rate", Target(1, None, times_mosquitto=True),
+          unit="ms p50 / p99 / p99.9", kind="latency", subscribers=1, rate=1_000, payload=64),
+    _mqtt("latency-10", "10 000 messages/s to 10 subscribers", "rate",
+          unit="ms p50 / p99 / p99.9", kind="latency", subscribers=10, rate=10_000, payload=64),
+    _mqtt("logins", "login storm: TCP, CONNECT", "logins", unit="logins/s", count=10_000, concurrency=128),
+    _mqtt("memory", "memory of an idle connection (10 000 open)", "logins", unit="KiB", kind="memory",
+          count=10_000, concurrency=128, hold=1),
+)  # fmt: skip
 
 
 _ROWS: tuple[Row, ...] = (
@@ -176,7 +220,8 @@ def _saturated(key: str, records: int | None = None) -> Row:
 
 
 ROWS: tuple[Row, ...] = (
-    *_ROWS,
+    *(replace(row, absent={**row.absent, "mosquitto": NO_MQTT}) for row in _ROWS),
+    *_MQTT,
     _saturated("one-to-one"),
     *(_saturated(f"{action}-small-{audience}") for action in ("patch", "update") for audience in (0, 1)),
     _saturated("patch-large-0"),

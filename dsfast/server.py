@@ -18,28 +18,39 @@ import msgspec
 
 import dsfast
 from dsfast.config import Config, load, set_value
-from dsfast.config.pending import REFUSED, is_pending
+from dsfast.config.pending import is_pending
 from dsfast.config.schema import NoStorageSection, SqliteSection
 from dsfast.plugin import (
     Authentication,
     Cache,
+    ClusterNode,
+    ClusterRegistry,
     ConnectionEndpoint,
+    HttpService,
+    LockRegistry,
     Logger,
     Monitoring,
     Permission,
     Plugin,
     ReloadablePermission,
+    StateRegistryFactory,
     Storage,
+    SubscriptionRegistryFactory,
 )
 from dsfast.services import Services
 from dsfast.services.authentication import AuthenticationCombiner
-from dsfast.services.factory import ContractError, PluginLoadError, build, register_plugin
+from dsfast.services.factory import KINDS, ContractError, PluginLoadError, build, register_plugin
 from dsfast.services.monitoring import CombinedMonitoring
 
 if TYPE_CHECKING:
     from dsfast.services.storage.write_behind import WriteBehind
 
 __all__ = ["Server", "StartError", "State", "StateError", "register_plugin"]
+
+
+def _camel_case(key: str) -> str:
+    head, *rest = key.split("_")
+    return head + "".join(word.capitalize() for word in rest)
 
 
 class State(StrEnum):
@@ -95,8 +106,16 @@ class _Phase:
     parts: list[_Part] = field(default_factory=list)
 
 
-# Names under which a service may be replaced; upstream's and Python's spelling of these are the same.
-_REPLACEABLE = ("logger", "monitoring", "storage", "cache", "authentication", "permission")
+# Names under which a service may be replaced, in upstream's and in Python's spelling: its kind.
+_REPLACEABLE = {
+    spelling: kind
+    for kind, names in {
+        **{kind: (kind,) for kind in KINDS if kind not in ("plugin", "connection_endpoint")},
+        "connection_endpoint": ("connection_endpoints",),
+    }.items()
+    for name in names
+    for spelling in (name, _camel_case(name))
+}
 
 _MOVED = {
     "auth": "auth has been replaced with authentication",
@@ -122,7 +141,8 @@ class Server:
     def __init__(self, config: Mapping[str, Any] | str | Path | Config | None = None) -> None:
         self._config = load(config)
         self._services = Services(self._on_fatal)
-        self._replaced: dict[str, Any] = {}
+        self._replaced: dict[str, Any] = {}  # by kind
+        self._own_plugins: dict[str, Any] = {}
         self._listeners: dict[str, list[Listener]] = {}
         self._state = State.CONFIG_LOADED
         self._starting: asyncio.Task[None] | None = None
@@ -163,27 +183,46 @@ class Server:
     def set(self, key: str, value: Any) -> None:
         """Replace a service, or change a value of the configuration.
 
-        ``key`` is the name of a service (``permission``, ``authentication``, ``cache``, ``storage``,
-        ``logger``, ``monitoring``) with a plugin, a plugin class, or for authentication and monitoring a list
-        of them; or a dotted path of the configuration with its value. Services can be replaced before the
-        start only. Raises :class:`KeyError` for an unknown key, :class:`dsfast.ConfigError` for a value that
-        does not fit and :class:`StateError`.
+        ``key`` is the name of a service (``permission``, ``cache``, ``cluster_states``, ...; upstream's
+        spelling will do) with a plugin or a plugin class, for ``authentication``, ``monitoring`` and
+        ``connection_endpoints`` a list of them, for ``plugins`` a mapping of them; or a dotted path of the
+        configuration with its value. Services can be replaced before the start only. Raises
+        :class:`KeyError` for an unknown key, :class:`dsfast.ConfigError` for a value that does not fit and
+        :class:`StateError`.
         """
         if key in _MOVED:
             raise KeyError(_MOVED[key])
-        if key in _REPLACEABLE:
-            if self._state is not State.CONFIG_LOADED:
-                raise StateError(f"{key} can only be replaced before the server is started")
-            self._replaced[key] = value
+        if key in _REPLACEABLE and not _is_configuration(value):
+            self._require_unstarted(key)
+            self._replaced[_REPLACEABLE[key]] = value
             return
-        if (pending := REFUSED.get(f"/{_camel_case(key)}/plugin")) and not isinstance(value, Mapping):
-            raise KeyError(f"{key}: {pending}")
+        if key == "plugins" and isinstance(value, Mapping) and not _is_configuration([*value.values()]):
+            self._require_unstarted(key)
+            self._own_plugins = dict(value)
+            return
         try:
             set_value(self._config, key, value)
         except KeyError:
             raise KeyError(f'Unknown option or service "{key}"') from None
         if key in ("logLevel", "log_level") and self._state not in (State.CONFIG_LOADED, State.STOPPED):
             self._services.logger.set_log_level(self._config.log_level)
+
+    def _require_unstarted(self, key: str) -> None:
+        if self._state is not State.CONFIG_LOADED:
+            raise StateError(f"{key} can only be replaced before the server is started")
+
+    async def reload(self) -> None:
+        """Read the permission rules and the certificates again, as far as there are any.
+
+        What is not valid changes nothing and is logged as ``INVALID_CONFIG_DATA``.
+        """
+        endpoints = [self._services.http_service, *self._services.connection_endpoints]
+        reloads = [endpoint.reload() for endpoint in endpoints if hasattr(endpoint, "reload")]
+        reloaded = await asyncio.gather(*reloads)
+        if isinstance(self._services.permission, ReloadablePermission) or not any(
+            done is not None for done in reloaded
+        ):
+            await self.reload_permissions()
 
     async def reload_permissions(self) -> bool:
         """Read the permission rules again; True if they are in use now.
@@ -295,9 +334,14 @@ class Server:
         services = self._services
         self._storage.parts.append(_Part("storage", self._close_storage))
         started: dict[str, Plugin] = {
+            "subscriptions": services.subscriptions,
             "storage": services.storage,
             "cache": services.cache,
             "permission": services.permission,
+            "locks": services.locks,
+            "cluster node": services.cluster_node,
+            "cluster registry": services.cluster_registry,
+            "cluster states": services.cluster_states,
             "http service": services.http_service,
             "telemetry": services.telemetry,
             "monitoring": services.monitoring,
@@ -316,23 +360,38 @@ class Server:
         services.monitoring = (
             monitorings[0] if len(monitorings) == 1 else CombinedMonitoring(monitorings, services, config)
         )
+        services.subscriptions = cast(
+            SubscriptionRegistryFactory, self._build("subscriptions", config.subscriptions)
+        )
         services.storage = self._build_storage()
         services.cache = cast(Cache, self._build("cache", config.cache))
         entries = cast(list[Authentication], self._build_list("authentication", config.auth))
         services.authentication = AuthenticationCombiner(entries, services, config)
         services.permission = cast(Permission, self._build("permission", config.permission))
-        services.connection_endpoints += [
-            cast(ConnectionEndpoint, self._build("connection_endpoint", section))
+        endpoints = [
+            section
             for section in config.connection_endpoints
             if not is_pending(f"/connectionEndpoints/*/{section.get('type')}")
         ]
-        from dsfast.services.http_service import HttpService  # noqa: PLC0415 - loads the compiled core
-
-        services.http_service = HttpService({}, services, config)
+        if endpoints or "connection_endpoint" in self._replaced:
+            services.connection_endpoints += cast(
+                list[ConnectionEndpoint], self._build_list("connection_endpoint", endpoints)
+            )
+        services.locks = cast(LockRegistry, self._build("locks", config.locks))
+        services.cluster_node = cast(ClusterNode, self._build("cluster_node", config.cluster_node))
+        services.cluster_registry = cast(
+            ClusterRegistry, self._build("cluster_registry", config.cluster_registry)
+        )
+        services.cluster_states = cast(
+            StateRegistryFactory, self._build("cluster_states", config.cluster_states)
+        )
+        services.http_service = cast(HttpService, self._build("http_service", config.http_server))
         services.telemetry = self._build("telemetry", config.telemetry)
         for name, section in config.plugins.items():
             if not is_pending(f"/plugins/*/{section.get('type')}"):
                 services.plugins[name] = self._build("plugin", section, name=name)
+        for name, plugin in self._own_plugins.items():
+            services.plugins[name] = self._build("plugin", plugin, name=name)
 
     async def _start_handlers(self) -> None:
         self._enter(State.HANDLER_INIT, "services-started")
@@ -344,6 +403,7 @@ class Server:
             self._fail("PLUGIN_INITIALIZATION_ERROR", f"handlers: {_text(error)}", error)
         self._services.message_distributor = router
         self._handlers.parts.append(_Part("handlers", router.close))
+        await self._states_ready()
         permission = self._services.permission
         if isinstance(permission, ReloadablePermission) and router.revalidation is not None:
             permission.on_change(router.revalidation.start)
@@ -353,6 +413,19 @@ class Server:
             self._services.permission.set_record_handler(router.record_handler)
         except Exception as error:
             self._fail("PLUGIN_INITIALIZATION_ERROR", f"permission: {_text(error)}", error)
+
+    async def _states_ready(self) -> None:
+        """Wait until what other servers hold is known; without that, clients would be told wrong things."""
+        limit = asyncio.timeout(self._config.dependency_initialization_timeout / 1000)
+        try:
+            async with limit:
+                for registry in list(self._services.cluster_states.get_state_registries().values()):
+                    await registry.when_ready()
+        except Exception as error:
+            if limit.expired():
+                text = "cluster states weren't initialised in time"
+                self._fail("PLUGIN_INITIALIZATION_TIMEOUT", text, error)
+            self._fail("PLUGIN_INITIALIZATION_ERROR", f"cluster states: {_text(error)}", error)
 
     async def _start_plugins(self) -> None:
         self._enter(State.PLUGIN_INIT, "handlers-started")
@@ -498,15 +571,19 @@ class Server:
         self._services.logger.info("INFO", f"{name} ready: {description}")
 
     def _listen_error(self, error: OSError, options: Any = None) -> str:
-        if not hasattr(options, "port"):
-            options = self._config.http
+        """Why a port could not be opened; ``options`` are those of the endpoint, if it has a port of its own."""
         if error.errno == errno.EADDRINUSE:
             reason = "the address is already in use"
         elif isinstance(error, socket.gaierror):
             reason = "the host is unknown"
         else:
             reason = os.strerror(error.errno) if error.errno else str(error)
-        return f"Cannot listen on {_address(options.host, options.port)}: {reason}"
+        http = self._config.http
+        if hasattr(options, "port"):
+            where = _address(options.host, options.port)
+        else:
+            where = ", ".join(http.listen) or _address(http.host, http.port)
+        return f"Cannot listen on {where}: {reason}"
 
     def _fail(self, event: str, text: str, cause: BaseException | None) -> NoReturn:
         """Log a fatal line and end the start."""
@@ -541,9 +618,9 @@ class Server:
     def _announce(self) -> None:
         logger, config, services = self._services.logger, self._config, self._services
         http = config.http
-        listening = services.http_service.addresses or [(http.host, http.port)]
-        for host, port in listening:
-            logger.info("INFO", f"Listening for http connections on {_address(host, port)}")
+        listening = services.http_service.listening or [_address(http.host, http.port)]
+        for address in listening:
+            logger.info("INFO", f"Listening for http connections on {address}")
         logger.info("INFO", f"Listening for health checks on path {http.health_check_path}")
         logger.info("INFO", "Deepstream started")
         active = "; ".join(
@@ -555,7 +632,8 @@ class Server:
                 ("storage", services.storage),
             )
         )
-        where = f"ws://{_address(*listening[0])}{config.websocket.url_path}"
+        scheme = "ws" if http.ssl is None else "wss"
+        where = f"{scheme}://{listening[0]}{config.websocket.url_path}"
         logger.info("INFO", f"dsfast {dsfast.__version__} is ready at {where} ({active})")
 
     def _enter(self, state: State, transition: str) -> None:
@@ -594,13 +672,15 @@ async def _call(close: Callable[[], Awaitable[Any]]) -> None:
     await close()
 
 
+def _is_configuration(value: Any) -> bool:
+    """Whether a value for a service is a section of the configuration (or a list of them), and no plugin."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(entry, Mapping) for entry in value)
+    return isinstance(value, Mapping)
+
+
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def _camel_case(key: str) -> str:
-    head, *rest = key.split("_")
-    return head + "".join(word.capitalize() for word in rest)
 
 
 def _address(host: str, port: int) -> str:

@@ -108,7 +108,9 @@ async def main() -> None:
                 "logLevel": "WARN",
                 "dataDir": directory,
                 "httpServer": {"type": "default", "options": {"host": "127.0.0.1", "port": port}},
-                "connectionEndpoints": [{"type": "ws-binary", "options": websocket}],
+                "connectionEndpoints": [
+                    {"type": kind, "options": websocket} for kind in ("ws-binary", "ws-json", "ws-text")
+                ],
             }
         )
         if "auth" not in config:

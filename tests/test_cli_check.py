@@ -8,7 +8,7 @@ import socket
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from dsfast.cli.tls_check import TlsProblem, check_certificate
+from dsfast.cli.tls_check import TlsError, check_certificate
 from tests import certificates
 from tests.certificates import DAY
 from tests.commands import run
@@ -215,20 +215,20 @@ def test_a_certificate_that_ends_soon(certificate, tmp_path):
     ],
 )
 def test_certificates_that_cannot_be_used(certificate, tmp_path, made, text):
-    with pytest.raises(TlsProblem, match=text):
+    with pytest.raises(TlsError, match=text):
         check_certificate(certificate(**made), tmp_path)
 
 
 def test_the_passphrase_of_the_key(certificate, tmp_path):
     given = certificate(passphrase="secret")
     assert check_certificate({**given, "passphrase": "secret"}, tmp_path) is None
-    with pytest.raises(TlsProblem, match="passphrase"):
+    with pytest.raises(TlsError, match="passphrase"):
         check_certificate({**given, "passphrase": "other"}, tmp_path)
 
 
 def test_a_key_of_another_certificate(certificate, tmp_path):
     given = {**certificate("a"), "key": certificate("b")["key"]}
-    with pytest.raises(TlsProblem, match="the key does not belong to the certificate"):
+    with pytest.raises(TlsError, match="the key does not belong to the certificate"):
         check_certificate(given, tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_a_key_of_another_certificate(certificate, tmp_path):
 )
 def test_files_that_are_none(certificate, tmp_path, given, text):
     certificate()
-    with pytest.raises(TlsProblem, match=text):
+    with pytest.raises(TlsError, match=text):
         check_certificate(given, tmp_path)
 
 

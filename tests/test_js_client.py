@@ -1,9 +1,10 @@
-"""The official JavaScript client against a running server: the cases of ``tests/js/suites``, one test each.
+"""The official JavaScript clients against a server process: the cases of ``tests/js/suites``, one test each.
 
-Each suite has its own server process (``tests/js_server.py``) and one Node process that runs its selected
-cases. ``npm ci`` in ``tests/js`` has to be done before. With ``DSFAST_ORACLE=1`` the cases run against the
-reference server instead (``npm ci`` in ``tests/js/oracle``); cases that it cannot pass are skipped there with
-the reason.
+A suite runs over each of its transports: the present client over the binary protocol and in its JSON mode,
+the one of before version 4 over text. Each such run has its own server process (``tests/js_server.py``) and one
+Node process that runs its selected cases. ``npm ci`` in ``tests/js`` has to be done before. With
+``DSFAST_ORACLE=1`` the binary cases run against the reference server instead (``npm ci`` in
+``tests/js/oracle``). Cases that cannot pass there, or over JSON, are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,11 +55,21 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite: the configuration of its server, and its cases with the reference server's fault."""
+    """A suite: the configuration of its server, how its clients talk, and its cases with what keeps them."""
 
     name: str
     config: dict[str, Any]
-    cases: dict[str, str | None]
+    transports: list[str]
+    cases: dict[str, dict[str, str]]
+
+    def obstacle(self, name: str, transport: str) -> str | None:
+        """Why a case cannot pass."""
+        case = self.cases[name]
+        if ON_ORACLE and "oracle" in case:
+            return f"the reference server {case['oracle']}"
+        if transport == "json" and "json" in case:
+            return f"the client {case['json']}"
+        return None
 
 
 @cache
@@ -69,12 +81,12 @@ def suites() -> dict[str, Suite]:
         ["node", str(JS / "run.mjs"), "--list"], check=True, capture_output=True, text=True, timeout=60
     ).stdout
     entries = [json.loads(line) for line in output.splitlines()]
-    return {
-        entry["suite"]: Suite(
-            entry["suite"], entry["config"], {case["name"]: case.get("oracle") for case in entry["cases"]}
-        )
-        for entry in entries
-    }
+    found = {}
+    for entry in entries:
+        transports = [name for name in entry["transports"] if name == "binary" or not ON_ORACLE]
+        cases = {case["name"]: case for case in entry["cases"]}
+        found[entry["suite"]] = Suite(entry["suite"], entry["config"], transports, cases)
+    return found
 
 
 class ServerProcess:
@@ -144,26 +156,35 @@ class Run:
 
 
 class Runs:
-    """Runs each suite once, with the cases that pytest has selected."""
+    """Runs each suite once per transport, with the cases that pytest has selected.
 
-    def __init__(self, selected: dict[str, list[str]], directory: Path) -> None:
+    Some run at the same time: most of their time is waiting.
+    """
+
+    def __init__(self, selected: dict[tuple[str, str], list[str]], directory: Path) -> None:
         self.selected = selected
         self._directory = directory
-        self._runs: dict[str, Run] = {}
+        self._pool = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
+        self._runs: dict[tuple[str, str], Future[Run]] = {}
 
-    def of(self, suite: str) -> Run:
-        """The run of that suite, made at the first call."""
-        if suite not in self._runs:
-            self._runs[suite] = self._run(suites()[suite])
-        return self._runs[suite]
+    def of(self, suite: str, transport: str) -> Run:
+        """The run of that suite. The first call starts all runs."""
+        if not self._runs:
+            self._runs = {key: self._pool.submit(self._run, *key) for key in self.selected}
+        return self._runs[suite, transport].result()
 
-    def _run(self, suite: Suite) -> Run:
-        log = self._directory / f"{suite.name}.log"
+    def close(self) -> None:
+        """Start no further run."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _run(self, name: str, transport: str) -> Run:
+        suite = suites()[name]
+        log = self._directory / f"{suite.name}-{transport}.log"
         server = ServerProcess(suite.config, log)
         try:
-            names = [argument for name in self.selected[suite.name] for argument in ("--case", name)]
+            names = [argument for case in self.selected[name, transport] for argument in ("--case", case)]
             runner = subprocess.run(
-                ["node", str(JS / "run.mjs"), server.url, suite.name, *names],
+                ["node", str(JS / "run.mjs"), server.url, suite.name, "--transport", transport, *names],
                 env=environment(),
                 capture_output=True,
                 text=True,
@@ -182,13 +203,15 @@ class Runs:
 
 @pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    selected: dict[str, list[str]] = defaultdict(list)
+    selected: dict[tuple[str, str], list[str]] = defaultdict(list)
     for item in request.session.items:
         if isinstance(item, pytest.Function) and item.originalname == "test_case":
-            suite, name = item.callspec.params["suite"], item.callspec.params["name"]
-            if not (ON_ORACLE and suites()[suite].cases[name]):
-                selected[suite].append(name)
-    yield Runs(selected, tmp_path_factory.mktemp("js"))
+            suite, transport, name = (item.callspec.params[key] for key in ("suite", "transport", "name"))
+            if not suites()[suite].obstacle(name, transport):
+                selected[suite, transport].append(name)
+    runs = Runs(dict(selected), tmp_path_factory.mktemp("js"))
+    yield runs
+    runs.close()
 
 
 def test_node_and_npm_packages_are_installed() -> None:
@@ -196,29 +219,38 @@ def test_node_and_npm_packages_are_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("suite", "name"),
+    ("suite", "transport", "name"),
     [
-        pytest.param(suite.name, name, id=f"{suite.name}: {name}".encode("ascii", "replace").decode())
+        pytest.param(
+            suite.name,
+            transport,
+            name,
+            id=f"{suite.name}, {transport}: {name}".encode("ascii", "replace").decode(),
+        )
         for suite in suites().values()
+        for transport in suite.transports
         for name in suite.cases
     ],
 )
-def test_case(runs: Runs, suite: str, name: str) -> None:
-    fault = suites()[suite].cases[name]
-    if ON_ORACLE and fault:
-        pytest.skip(f"the reference server {fault}")
-    run = runs.of(suite)
+def test_case(runs: Runs, suite: str, transport: str, name: str) -> None:
+    obstacle = suites()[suite].obstacle(name, transport)
+    if obstacle:
+        pytest.skip(obstacle)
+    run = runs.of(suite, transport)
     result = run.results.get(name)
     assert result is not None, f"the runner ended before this case: {run.runner_errors}"
     if not result["ok"]:
         pytest.fail(f"{result['error']}\n\nserver log:\n{run.server_log[-4000:]}", pytrace=False)
 
 
-@pytest.mark.parametrize("suite", list(suites()))
-def test_server_of_the_suite_stops_cleanly(runs: Runs, suite: str) -> None:
+@pytest.mark.parametrize(
+    ("suite", "transport"),
+    [(suite.name, transport) for suite in suites().values() for transport in suite.transports],
+)
+def test_server_of_the_suite_stops_cleanly(runs: Runs, suite: str, transport: str) -> None:
     """After all cases the server has ended with code 0 and has logged no unexpected exception."""
-    if not runs.selected[suite]:
+    if (suite, transport) not in runs.selected:
         pytest.skip("no case of this suite was selected")
-    run = runs.of(suite)
+    run = runs.of(suite, transport)
     assert run.exit_code == 0, run.server_log[-4000:]
     assert "Traceback" not in run.server_log, run.server_log[-8000:]

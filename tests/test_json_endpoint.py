@@ -160,7 +160,7 @@ async def test_binary_frames_and_invalid_utf8_close_the_connection() -> None:
         ({"topic": 4, "action": 77}, {"topic": 1, "action": 2, "originalTopic": 4, "originalAction": 77}),
         (
             {"topic": 5, "action": 25, "correlationId": 7},
-            {"topic": 5, "action": 116, "originalAction": 25, "isError": True},
+            {"topic": 5, "action": 116, "originalAction": 25, "correlationId": "7", "isError": True},
         ),
         (
             {"topic": 4, "action": 3, "names": "abc", "correlationId": "x"},

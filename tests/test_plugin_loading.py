@@ -217,7 +217,8 @@ def test_the_groups_are_those_of_the_documentation():
         f"dsfast.{kind}"
         for kind in (
             *("logger", "monitoring", "storage", "cache", "authentication", "permission"),
-            *("connection", "telemetry", "plugin"),
+            *("connection", "subscriptions", "locks", "cluster_node", "cluster_registry", "cluster_states"),
+            *("http_server", "telemetry", "plugin"),
         )
     }
 

@@ -18,6 +18,7 @@ from dsfast.plugin import (
     AuthResult,
     Cache,
     ConnectionEndpoint,
+    HttpService,
     Logger,
     LogLevel,
     Monitoring,
@@ -134,19 +135,24 @@ class FakeEndpoint(Noted, ConnectionEndpoint):
         journal.note("endpoint stop accepting")
 
 
-class FakeHttpService(Plugin):
+class FakeHttpService(HttpService):
     """Opens no port."""
 
     description = "http"
-    addresses = ()
 
-    def open(self, router):
+    def register_get_path_prefix(self, prefix, handler):
         pass
+
+    def register_post_path_prefix(self, prefix, handler):
+        pass
+
+    def register_websocket_endpoint(self, path, endpoint):
+        pass
+
+    def get_sockets_for_user(self, user_id):
+        return []
 
     async def listen(self):
-        pass
-
-    def stop_accepting(self):
         pass
 
 
@@ -748,9 +754,6 @@ async def test_values_can_be_set_at_run_time():
         ("storageExclusion", r"record\.storageExclusionPrefixes"),
         ("nothing", 'Unknown option or service "nothing"'),
         ("rpc.nothing", 'Unknown option or service "rpc.nothing"'),
-        ("clusterNode", "clusterNode: several servers cannot work together yet"),
-        ("cluster_node", "cluster_node: several servers cannot work together yet"),
-        ("locks", "locks: this service cannot be replaced yet"),
     ],
 )
 def test_keys_that_cannot_be_set(key, text):

@@ -111,10 +111,20 @@ async def test_listening() -> None:
 @pytest.mark.parametrize(
     ("typed", "value"),
     [
-        ("Shello", "hello"), ("S", ""), ('Sa"b\\', 'a"b\\'), ("Sé\n", "é\n"), ("N1.5", 1.5), ("N-3", -3),
-        ("N1e+21", 1e21), ("T", True), ("F", False), ("L", None), ('O{"x":1}', {"x": 1}), ("O[1]", [1]),
+        ("Shello", "hello"),
+        ("S", ""),
+        ('Sa"b\\', 'a"b\\'),
+        ("Sé\n", "é\n"),
+        ("N1.5", 1.5),
+        ("N-3", -3),
+        ("N1e+21", 1e21),
+        ("T", True),
+        ("F", False),
+        ("L", None),
+        ('O{"x":1}', {"x": 1}),
+        ("O[1]", [1]),
     ],
-)  # fmt: skip
+)
 async def test_typed_values_reach_every_protocol_and_come_back(typed: str, value: Any) -> None:
     async with serve_all() as s:
         a, c = await login(s), await login(s, "C")
@@ -135,11 +145,16 @@ async def test_typed_values_reach_every_protocol_and_come_back(typed: str, value
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda children: st.lists(children) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children),
+    lambda children: (
+        st.lists(children) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children)
+    ),
     max_leaves=10,
-)  # fmt: skip
+)
 
 
 @given(json_values)
@@ -177,16 +192,19 @@ async def test_errors() -> None:
             "P|E|NO_RPC_PROVIDER|none|c",
         )
         a.send("U|Q|Q", 'U|S|7|["x"]')
-        await a.expect("U|E|MESSAGE_DENIED||Q|", "U|E|MESSAGE_DENIED|x|S|7")
+        await a.expect("U|E|MESSAGE_DENIED||Q", "U|E|MESSAGE_DENIED|x|S|7")
         a.send("R|HD|no/1", "R|H|no/1", "R|SN|no/1", "R|CR|no/1", "R|D|no/1")
         await a.expect(
-            "R|E|HD|no/1|MESSAGE_DENIED", "R|E|MESSAGE_DENIED|no/1|HD",
-            "R|E|H|no/1|MESSAGE_DENIED", "R|E|MESSAGE_DENIED|no/1|H",
-            "R|E|SN|no/1|MESSAGE_DENIED", "R|E|MESSAGE_DENIED|no/1|SN",
+            "R|E|HD|no/1|MESSAGE_DENIED",
+            "R|E|MESSAGE_DENIED|no/1|HD",
+            "R|E|H|no/1|MESSAGE_DENIED",
+            "R|E|MESSAGE_DENIED|no/1|H",
+            "R|E|SN|no/1|MESSAGE_DENIED",
+            "R|E|MESSAGE_DENIED|no/1|SN",
             "R|A|S|no/1",
             "R|E|MESSAGE_DENIED|no/1|CR",
             "R|E|MESSAGE_DENIED|no/1|D",
-        )  # fmt: skip
+        )
         a.send("R|U|no/1|1|{}", 'R|CU|no/1|-1|{}|{"writeSuccess":true}')
         await a.expect(
             "R|E|MESSAGE_DENIED|no/1|U|1",
@@ -195,9 +213,13 @@ async def test_errors() -> None:
         )
         a.send("R|SN|none", "R|H|none", "E|S|e", "E|S|e")
         await a.expect(
-            "R|E|SN|none|RECORD_NOT_FOUND", "R|E|RECORD_NOT_FOUND|none", "R|H|none|F",
-            "E|A|S|e", "E|E|MULTIPLE_SUBSCRIPTIONS|e", "E|A|S|e",
-        )  # fmt: skip
+            "R|E|SN|none|RECORD_NOT_FOUND",
+            "R|E|RECORD_NOT_FOUND|none",
+            "R|H|none|F",
+            "E|A|S|e",
+            "E|E|MULTIPLE_SUBSCRIPTIONS|e",
+            "E|A|S|e",
+        )
         a.send(
             "R|CR|r",
             "R|H|r",
@@ -207,12 +229,14 @@ async def test_errors() -> None:
             "E|EVT|e|?",
         )
         await a.expect(
-            "R|A|S|r", "R|R|r|0|{}", "R|H|r|T",
+            "R|A|S|r",
+            "R|R|r|0|{}",
+            "R|H|r|T",
             "R|E|VERSION_EXISTS|r|0|{}",
             'R|E|VERSION_EXISTS|r|0|{}|{"writeSuccess":true}',
             "R|E|INVALID_MESSAGE_DATA|r",
             "E|E|INVALID_MESSAGE_DATA|e",
-        )  # fmt: skip
+        )
 
 
 async def test_logins() -> None:
@@ -237,10 +261,25 @@ async def test_logins() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "P|S", "E|S", "R|U|r", "R|P|r|1|a", "X|A|b", "E|undefined|a", "U|S|1|no", 'U|S|1|{"a":1}', "U|S|1|[1]",
-        "a", "ab", "||", "|||||||||||", "R|CU|a|1|2|3|4|5|6", "C|REJ", "A|RES|{}", "U|ZZ|a",
+        "P|S",
+        "E|S",
+        "R|U|r",
+        "R|P|r|1|a",
+        "X|A|b",
+        "E|undefined|a",
+        "U|S|1|no",
+        'U|S|1|{"a":1}',
+        "U|S|1|[1]",
+        "a",
+        "ab",
+        "||",
+        "|||||||||||",
+        "R|CU|a|1|2|3|4|5|6",
+        "C|REJ",
+        "A|RES|{}",
+        "U|ZZ|a",
     ],
-)  # fmt: skip
+)
 async def test_nonsense_hurts_nobody(line: str) -> None:
     async with serve_all() as s:
         a = await login(s)

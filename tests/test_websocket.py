@@ -542,16 +542,24 @@ async def test_an_unknown_path_is_answered_404(path):
         assert (response.status, response.body) == (404, b"Endpoint not found.\r\n\r\n")
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "HEAD"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE"])
 async def test_other_methods_are_answered_405(method):
     async with serve() as s:
         client = await s.connect()
         client.write(get("/health-check", method))
-        assert (await client.response(head_only=method == "HEAD")).status == 405
-        if method == "HEAD":
-            # An answer to HEAD has no body, or the next answer would begin with it.
-            client.write(get("/health-check"))
-            assert (await client.response()).status == 200
+        assert (await client.response()).status == 405
+
+
+async def test_head_is_answered_as_get_without_a_body():
+    async with serve() as s:
+        client = await s.connect()
+        for path, status, length in [("/health-check", 200, "0"), ("/x", 404, "23")]:
+            client.write(get(path, "HEAD"))
+            response = await client.response(head_only=True)
+            assert (response.status, response.headers["content-length"]) == (status, length)
+        # The next answer would begin with a body, if there had been one.
+        client.write(get("/health-check"))
+        assert (await client.response()).status == 200
 
 
 async def test_a_connection_is_kept_for_more_requests():
@@ -644,7 +652,57 @@ async def test_a_head_that_does_not_come_to_its_end_is_cut_off():
         s.services.http_service.core.head_timeout = 100
         silent, slow = await s.connect(), await s.connect()
         slow.write(b"GET / HTTP/1.1\r\n")
+        assert (await slow.response()).status == 408
         await asyncio.gather(silent.ended(), slow.ended())
+
+
+async def test_a_body_has_a_time_limit_of_its_own():
+    async with serve() as s:
+        core = s.services.http_service.core
+        core.head_timeout, core.body_timeout = 60_000, 100
+        client = await s.connect()
+        client.write(b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345")
+        assert (await client.response()).status == 408
+        await client.ended()
+
+
+async def test_a_body_may_take_longer_than_a_head():
+    async with serve() as s:
+        core = s.services.http_service.core
+        core.head_timeout, core.body_timeout = 100, 60_000
+        slow, silent = await s.connect(), await s.connect()
+        slow.write(b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345")
+        await silent.ended()  # it came later, and its time is over
+        slow.write(b"67890")
+        assert (await slow.response()).status in (404, 405)
+
+
+async def test_who_reads_an_answer_slowly_is_not_cut_off():
+    async with serve() as s:
+        service = s.services.http_service
+        service.core.head_timeout = 100
+        size = 8 << 20
+        service.register_get_path_prefix("/big", lambda meta: (200, {}, b"x" * size))
+        client = await s.connect(receive_buffer=4096)
+        client.write(get("/big"))
+        assert (await client.reader.readuntil(END)).startswith(b"HTTP/1.1 200")
+        read = 0
+        while read < size:
+            piece = await client.reader.read(1 << 16)
+            assert piece, f"cut off after {read} bytes"
+            read += len(piece)
+            if read < 1 << 20:
+                await asyncio.sleep(0.005)  # this is what makes it slow
+
+
+async def test_who_stops_reading_an_answer_is_cut_off():
+    async with serve() as s:
+        service = s.services.http_service
+        service.core.head_timeout = 100
+        service.register_get_path_prefix("/big", lambda meta: (200, {}, b"x" * (32 << 20)))
+        client = await s.connect(receive_buffer=4096)
+        client.write(get("/big"))
+        await s.gone()
 
 
 async def test_a_kept_connection_without_a_request_is_cut_off():

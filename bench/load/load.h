@@ -101,3 +101,6 @@ void ds_send(conn *c, int topic);
 
 // peers.c
 extern const protocol nats, redis, toy;
+
+// mqtt.c
+extern const protocol mqtt;

@@ -49,6 +49,9 @@ cdef class Endpoint:
     cdef public size_t max_message_size
     cdef public size_t max_body_size
     cdef public uint64_t head_timeout       # ms
+    cdef public uint64_t body_timeout
+    cdef public object admission            # enter(connection) -> bool and leave(connection), or None
+    cdef public object deflate              # negotiates compression (deflate.pyx), or None
     cdef public uint64_t heartbeat_interval
     cdef public uint64_t unauthenticated_timeout
     cdef public uint32_t max_auth_attempts
@@ -73,6 +76,7 @@ cdef class Connection(ConnectionBase):
     cdef bint was_open
     cdef bint reading_paused
     cdef bint in_fragments
+    cdef bint inflating         # the message that is coming is compressed
     cdef bint peer_closed       # the peer has sent its close frame
     cdef uint32_t attempts
     cdef uint32_t bad
@@ -81,6 +85,8 @@ cdef class Connection(ConnectionBase):
     cdef uint64_t login_deadline
     cdef ConnectionTimer timer
     cdef object http            # HttpReader while in ST_HTTP
+    cdef object admission       # that of the endpoint, if it has counted this connection
+    cdef Codec deflated         # compresses what is sent, and the client may do so; None: not negotiated
     cdef Buf rest               # received bytes of an unfinished frame
     cdef size_t need            # bytes that frame will have
     cdef size_t skip            # while closing: bytes to pass over before the next frame; all ones: for ever
@@ -103,7 +109,9 @@ cdef class Connection(ConnectionBase):
     cdef size_t fail_framing(self, size_t n) except? 999999999
     cdef size_t discard(self, const char *p, size_t n) except? 999999999
     cdef int on_frame(self, int opcode, bint fin, char *p, size_t n) except -1
+    cdef int on_compressed(self, int opcode, bint fin, char *p, size_t n) except -1
     cdef int on_data(self, const char *p, size_t n) except -1
+    cdef int on_deflated(self, const char *p, size_t n) except -1
     cdef int on_payload(self, const char *p, size_t n) except -1
     cdef int on_message(self, Msg *m, const char *raw, size_t n) except -1
     cdef int unbuffered(self) except -1
@@ -127,6 +135,7 @@ cdef class Connection(ConnectionBase):
     cdef int log_fault(self, str text, error) except -1
     cdef int arm(self) except -1
     cdef int on_timer(self) except -1
+    cdef int on_late(self) except -1
     cdef int next_request(self) except -1
     cdef int answer_request(self, answer) except -1
     cdef int feed_http(self, char *p, size_t n) except -1

@@ -7,7 +7,10 @@ connection, so that an idle one costs little memory. Its sending half is the Pee
 State machine: spec/connection-and-auth.md section 2 and spec/protocol-binary.md sections 8 to 10.
 """
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 import uuid
 from collections import deque
 
@@ -15,7 +18,7 @@ import httptools
 from msgspec import UNSET
 
 from dsfast._core.protocol import encode
-from dsfast._core.http import HEAD_SIZE_LIMIT, REASONS, HttpReader, accept_value
+from dsfast._core.http import HEAD_SIZE_LIMIT, REASONS, HttpReader, accept_value, certificate_data
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -24,6 +27,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
+from dsfast._core.deflate cimport inflate
 from dsfast._core.fanout cimport Codec, Hub, Peer, socket_send
 from dsfast._core.json_text cimport JSON_ARRAY, JSON_KIND_MASK, JSON_OBJECT, dumps, json_check, loads, utf8_check
 from dsfast._core.protocol cimport *
@@ -51,6 +55,8 @@ cdef extern from *:
 cdef enum:
     READ_BUFFER = 256 * 1024
     HEAD_TIMEOUT_MS = 10_000        # to send a request head, or the next one on a kept connection
+    BODY_TIMEOUT_MS = 30_000        # to send the body of a request
+    INFLATED_BEFORE_LOGIN = 1 << 16 # bytes that a compressed message of somebody unknown may become
     HTTP_PIPELINED = 64             # requests waiting behind one that is being worked on, before reading stops
     HTTP_BACKLOG = 1 << 20          # bytes of answers waiting, before a connection is cut off that asks for more
     CLOSE_TIMEOUT_MS = 2_000        # for the peer to answer our close frame
@@ -149,6 +155,7 @@ cdef class Endpoint:
         self.max_message_size = 1 << 20
         self.max_body_size = 1 << 20
         self.head_timeout = HEAD_TIMEOUT_MS
+        self.body_timeout = BODY_TIMEOUT_MS
         self.heartbeat_interval = 30_000
         self.unauthenticated_timeout = 180_000
         self.max_auth_attempts = 3
@@ -168,6 +175,10 @@ cdef class Endpoint:
         if self.url_path in port.paths:
             raise ValueError(f"there is an endpoint with the path {self.url_path.decode()} already")
         port.paths[self.url_path] = self
+        self.share(port)
+
+    def share(self, Endpoint port not None):
+        """Serve connections that begin on another endpoint, which goes on keeping them."""
         self.connections = port.connections
 
     def close_connections(self, int code, int limit):
@@ -220,9 +231,18 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     def connection_made(self, transport):
         self.transport = transport
+        if self.endpoint.admission is not None:
+            if not self.endpoint.admission.enter(self):
+                self.state = ST_CLOSED
+                transport.abort()
+                return
+            self.admission = self.endpoint.admission
         if transport.get_extra_info("sslcontext") is None:
             self.fd = transport.get_extra_info("socket").fileno()
-        transport.set_write_buffer_limits(0)
+            transport.set_write_buffer_limits(0)
+        else:
+            # Here "high" is where waiting begins, not what may be there without it; 0 would be reached always.
+            transport.set_write_buffer_limits(1, 0)
         self.muted = False
         self.last_seen = now_ms()
         self.endpoint.accepted += 1
@@ -237,7 +257,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     cdef int begin(self) except -1:
         """The client may speak its protocol now."""
         self.protocol = self.endpoint.protocol
-        self.codec = self.protocol
+        self.codec = self.protocol if self.deflated is None else self.deflated
+        self.handed = 0
         self.state = ST_CHALLENGE
         if self.endpoint.unauthenticated_timeout:
             self.login_deadline = now_ms() + self.endpoint.unauthenticated_timeout
@@ -297,6 +318,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.finish()
         self.transport = None
         self.endpoint.connections.discard(self)
+        if self.admission is not None:
+            self.admission.leave(self)
         if not self.endpoint.connections:
             self.endpoint.owner.on_empty()
         if self.timer is not None:
@@ -372,7 +395,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
                     return self.fail_framing(n)
             if unlikely(b0 & 0x70 or not b1 & 0x80 or opcode > 10 or 2 < opcode < 8
                         or (opcode >= 8 and (size > 125 or not b0 & 0x80))):
-                return self.fail_framing(n)
+                # One of the reserved bits has a meaning: the first frame of a message that is compressed.
+                if self.deflated is None or b0 & 0x70 != 0x40 or not 1 <= opcode <= 2 or not b1 & 0x80:
+                    return self.fail_framing(n)
             if opcode < 8 and size + self.fragments.n > self.endpoint.max_message_size:
                 self.endpoint.owner.log_too_large(self)
                 self.close(1009)
@@ -383,7 +408,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             memcpy(&key, p + pos + head - 4, 4)
             if key:
                 unmask(p + pos + head, size, key)
-            self.on_frame(opcode, (b0 & 0x80) != 0, p + pos + head, size)
+            if unlikely(b0 & 0x40):
+                self.on_compressed(opcode, (b0 & 0x80) != 0, p + pos + head, size)
+            else:
+                self.on_frame(opcode, (b0 & 0x80) != 0, p + pos + head, size)
             pos += head + size
         return pos
 
@@ -467,8 +495,34 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             memcpy(frame + h, p, n)
         return self.hub.send_frame(self, frame, h + n)
 
+    cdef int on_compressed(self, int opcode, bint fin, char *p, size_t n) except -1:
+        """The first frame of a compressed message."""
+        if not self.in_fragments and opcode == (2 if self.protocol is None else self.protocol.opcode):
+            self.inflating = True
+            if fin:
+                return self.on_data(p, n)
+        return self.on_frame(opcode, fin, p, n)
+
+    cdef int on_deflated(self, const char *p, size_t n) except -1:
+        """One whole compressed websocket message."""
+        cdef size_t limit = self.endpoint.max_message_size
+        cdef bytes data
+        self.inflating = False
+        if self.state < ST_OPEN:
+            limit = min(limit, <size_t>INFLATED_BEFORE_LOGIN)
+        try:
+            data = inflate(p, n, limit)
+        except ValueError:
+            return self.close(1007)
+        if data is None:
+            self.endpoint.owner.log_too_large(self)
+            return self.close(1009)
+        return self.on_data(PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+
     cdef int on_data(self, const char *p, size_t n) except -1:
         """One whole websocket message."""
+        if unlikely(self.inflating):
+            return self.on_deflated(p, n)
         if self.protocol is None:
             return self.on_payload(p, n)
         if self.protocol.opcode == 1 and not utf8_check(p, <Py_ssize_t>n):
@@ -846,9 +900,11 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     cdef int on_timer(self) except -1:
         cdef uint64_t now = now_ms()
-        if self.state >= ST_CLOSING or self.state == ST_HTTP:
+        if self.state >= ST_CLOSING:
             self.abort()
             return 0
+        if self.state == ST_HTTP:
+            return self.on_late()
         if self.login_deadline and now >= self.login_deadline:
             if self.state == ST_OPEN:
                 self.endpoint.owner.log_login_ended(self)
@@ -870,10 +926,12 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
     cdef int feed_http(self, char *p, size_t n) except -1:
         cdef bytes data = PyBytes_FromStringAndSize(p, <Py_ssize_t>n)
         cdef Py_ssize_t offset = -1
+        cdef bint was_in_head
         if self.http is None:
             self.http = HttpReader(self.endpoint.max_body_size)
         reader = self.http
-        if reader.in_head:
+        was_in_head = reader.in_head
+        if was_in_head:
             reader.fed += n
         try:
             reader.feed(data)
@@ -882,18 +940,37 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         except httptools.HttpParserError as error:
             return self.http_error(400, f"Malformed request: {error}")
         if reader.too_large:
-            return self.http_error(413, "request entity too large")
+            return self.http_error(413, "Failed to parse body of request: request entity too large")
         if reader.in_head and reader.fed > HEAD_SIZE_LIMIT:
             return self.http_error(431, "Request head too large.")
         if offset >= 0 and offset < len(data):
             # The client did not wait for the answer to its upgrade; the rest are frames.
             buf_add(&self.fragments, p + offset, n - <size_t>offset)
         if not reader.busy:
+            if was_in_head and not reader.in_head:
+                self.endpoint.wheel.schedule(self.timer, self.endpoint.body_timeout)
+                if reader.now.headers.get("expect", "").lower() == "100-continue":
+                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return self.next_request()
         if len(reader.done) > HTTP_PIPELINED and not self.reading_paused:
             self.reading_paused = True
             self.transport.pause_reading()
         return 0
+
+    cdef int on_late(self) except -1:
+        """The time for a request is over; one that still reads the last answer has more of it."""
+        cdef size_t waiting = self.transport.get_write_buffer_size()
+        if waiting:
+            waiting += unsent(self.transport)
+            if waiting == self.handed:
+                self.abort()
+                return 0
+            self.handed = waiting
+            self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
+            return 0
+        if self.http is not None and self.http.is_reading():
+            return self.http_error(408, "Request timeout.")
+        return self.close(0)
 
     cdef int next_request(self) except -1:
         """Handle the requests that are complete, one after the other."""
@@ -924,7 +1001,8 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             reader.busy = request
             answer = self.endpoint.owner.on_http(self, request)
             if answer is None:
-                self.timer.unlink()     # whoever works on the answer has a time limit of its own
+                if self.state == ST_HTTP:
+                    self.timer.unlink()     # whoever works on the answer has a time limit of its own
                 return 0
             self.answer_request(answer)
         if self.reading_paused and reader is not None and not reader.busy:
@@ -939,7 +1017,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.http_reply(status, headers, body, request.keep_alive, request.method == "HEAD")
         if not request.keep_alive:
             return self.close(0)
-        self.endpoint.wheel.schedule(self.timer, self.endpoint.head_timeout)
+        self.handed = 0
+        self.endpoint.wheel.schedule(
+            self.timer, self.endpoint.head_timeout if self.http.in_head else self.endpoint.body_timeout)
         return 0
 
     def respond(self, int status, dict headers not None, bytes body not None):
@@ -988,13 +1068,13 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             self.on_message(&m, p, <size_t>len(raw))
 
     cdef int http_error(self, int status, str text) except -1:
-        self.http_reply(status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode() + b"\r\n\r\n", False)
+        self.http_reply(status, self.endpoint.owner.error_headers, text.encode() + b"\r\n\r\n", False)
         return self.close(0)
 
     cdef int http_reply(self, int status, dict headers, bytes body, bint keep, bint head_only=False) except -1:
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if status != 204:
+        if status != 204 and status != 304:
             lines.append(f"Content-Length: {len(body)}")
         if not keep:
             lines.append("Connection: close")
@@ -1016,7 +1096,7 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         if request.method != "GET":
             return self.http_error(400, "Only GET can be upgraded to a websocket.")
         if headers.get("sec-websocket-version") != "13":
-            self.http_reply(426, {"Sec-WebSocket-Version": "13", "Content-Type": "text/plain; charset=utf-8"},
+            self.http_reply(426, {"Sec-WebSocket-Version": "13", **self.endpoint.owner.error_headers},
                             b"Only websocket version 13 is spoken here.\r\n\r\n", False)
             return self.close(0)
         accept = accept_value(headers.get("sec-websocket-key", ""))
@@ -1034,6 +1114,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
             if endpoint.protocol.subprotocol in offered:
                 answer += b"Sec-WebSocket-Protocol: " + endpoint.protocol.subprotocol.encode() + b"\r\n"
+        if endpoint.deflate is not None and "sec-websocket-extensions" in headers:
+            self.deflated, extension = endpoint.deflate.negotiate(headers["sec-websocket-extensions"])
+            answer += extension
         self.send_raw(answer + b"\r\n")
         if endpoint is not self.endpoint:
             self.move(endpoint)
@@ -1089,20 +1172,36 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         self.close(0)
 
     def set_peer_name(self, name):
+        """The address in ``handshake_data`` and ``peer_address``, instead of that of the socket."""
         self.peer_name = name
 
     @property
     def handshake_data(self):
-        """``headers`` (lower case names), ``referer`` and ``remoteAddress`` of the upgrade request."""
+        """``headers`` (lower case names), ``referer`` and ``remoteAddress`` of the upgrade request.
+
+        With TLS also ``clientCertificate``, if the client has one and it was asked for.
+        """
         headers = {}
         if self.head:
             for line in self.head.decode().split("\n"):
                 key, _, value = line.partition(":")
                 headers[key] = value
+        data = {"headers": headers, "referer": headers.get("referer"),
+                "remoteAddress": self.endpoint.owner.remote_address(headers, self.peer_address)}
+        if self.fd < 0 and self.transport is not None:
+            certificate = self.transport.get_extra_info("peercert")
+            if certificate:
+                data["clientCertificate"] = certificate_data(certificate)
+        return data
+
+    @property
+    def peer_address(self):
+        """Address of whoever has connected, or for whom a proxy said that it did; "unix" on a Unix socket."""
         if self.peer_name is None and self.transport is not None:
             peer = self.transport.get_extra_info("peername")
-            self.peer_name = peer[0] if isinstance(peer, tuple) else peer
-        return {"headers": headers, "referer": headers.get("referer"), "remoteAddress": self.endpoint.owner.remote_address(headers, self.peer_name)}
+            if peer is not None:
+                self.peer_name = peer[0] if isinstance(peer, tuple) else "unix"
+        return self.peer_name
 
     @property
     def max_names(self):
@@ -1133,6 +1232,14 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     def __repr__(self):
         return f"<Connection {self.user_id!r} state={self.state}>"
+
+
+cdef size_t unsent(transport) except? 999999999:
+    """Bytes of a connection that wait in the kernel."""
+    try:
+        return int.from_bytes(fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 cdef bint has_login_data(const Msg *m) except -1:

@@ -6,6 +6,22 @@ from dsfast._core.buffer cimport Buf
 from dsfast._core.names cimport Named, NameTable
 from dsfast._core.protocol cimport Msg
 
+# Messages are counted by topic and action; the last of each stands for all that are beyond.
+cdef enum:
+    COUNTED_TOPICS = 16
+    COUNTED_ACTIONS = 128
+    COUNTERS = COUNTED_TOPICS * COUNTED_ACTIONS
+
+cdef inline size_t counter(const Msg *m) noexcept nogil:
+    """Where a message is counted."""
+    cdef size_t topic = <size_t>m.topic
+    cdef size_t action = <size_t>m.i[0] if m.has & 1 else 0
+    if topic >= COUNTED_TOPICS:
+        topic = COUNTED_TOPICS - 1
+    if action >= COUNTED_ACTIONS:
+        action = COUNTED_ACTIONS - 1
+    return topic * COUNTED_ACTIONS + action
+
 cdef extern from "sys/socket.h" nogil:
     ssize_t socket_send "send"(int fd, const void *buf, size_t n, int flags)
 
@@ -104,6 +120,8 @@ cdef class Hub:
     cdef public bint conflate
     cdef public StateWriter state_writer    # newest state of a conflated record
     cdef list codecs                        # by number; None for 0
+    cdef uint64_t *received                 # permitted messages, by counter()
+    cdef uint64_t *sent                     # deliveries
     cdef readonly uint64_t messages_in
     cdef readonly uint64_t deliveries
     cdef readonly uint64_t broadcasts
@@ -112,6 +130,7 @@ cdef class Hub:
     cdef readonly uint64_t slow_closed
     cdef readonly uint64_t conflations
     cdef readonly uint64_t dropped
+    cdef int count_broadcast(self, size_t where, Subject subject, Peer skip) except -1
     cdef int send_msg(self, Peer peer, const Msg *m, list names=*, dict versions=*) except -1
     cdef int send_frame(self, Peer peer, const char *p, size_t n) except -1
     cdef int broadcast_msg(self, Subject subject, Peer skip, const Msg *m) except -1

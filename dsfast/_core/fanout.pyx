@@ -11,11 +11,13 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
 from dsfast._core.names cimport Named, NameTable
 from dsfast._core.protocol cimport (
-    I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, Message, Msg, decode_msg, encode_frame, frame_header,
+    EVENT_EMIT, I_ACTION, REC_PATCH, REC_PATCH_MULTI, REC_UPDATE, T_EVENT, Message, Msg, decode_msg, encode_frame,
+    frame_header,
 )
 
 cdef extern from "Python.h":
@@ -30,6 +32,31 @@ cdef enum:
     ARENA_FLUSH = 1 << 20       # flush in mid-turn beyond this, so that the arena stays in the cache
     ARENA_KEEP = 4 << 20        # memory kept between turns
     CONFLATE_FROM = 64 * 1024   # backlog of a connection from which record updates are conflated
+
+# Behind the counters of messages lie two histograms, each of BUCKETS counts and the sum of the values, then the time
+# at which the turn began (0: nothing is queued).
+cdef enum:
+    BUCKETS = 24                # values up to 1, 2, 4, 8, ..., and those beyond
+    FAN_OUT = 2 * COUNTERS
+    TURN = FAN_OUT + BUCKETS + 1
+    TURN_BEGAN = TURN + BUCKETS + 1
+    FIGURES = TURN_BEGAN + 1
+
+cdef extern from *:
+    int __builtin_clzll(unsigned long long) noexcept nogil
+
+
+cdef inline void observe(uint64_t *histogram, uint64_t value) noexcept nogil:
+    """Count a value."""
+    cdef int bucket = 64 - __builtin_clzll(value - 1) if value > 1 else 0
+    histogram[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
+    histogram[BUCKETS] += value
+
+
+cdef inline uint64_t now_us() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1_000_000 + <uint64_t>t.tv_nsec // 1000
 
 
 cdef size_t frame_end(const char *p, size_t n, size_t at) noexcept nogil:
@@ -304,6 +331,10 @@ cdef class Hub:
         self.segments = NULL
         self.dirty = NULL
         self.n_segments = self.cap_segments = self.n_dirty = self.cap_dirty = 0
+        self.received = <uint64_t*>calloc(FIGURES, sizeof(uint64_t))
+        if self.received == NULL:
+            raise MemoryError("dsfast: out of memory")
+        self.sent = self.received + <size_t>COUNTERS
         self.loop = loop
         self.buffer_timeout = buffer_timeout
         self.max_buffer_bytes = max_buffer_bytes
@@ -336,14 +367,24 @@ cdef class Hub:
             Py_DECREF(<object>self.dirty[i])
         free(self.segments)
         free(self.dirty)
+        free(self.received)
         buf_free(&self.arena)
         buf_free(&self.scratch)
+
+    cdef int count_broadcast(self, size_t where, Subject subject, Peer skip) except -1:
+        """Count what subscribers get; their own protocol may have no such message."""
+        self.sent[where] += subject.count
+        observe(self.received + <size_t>FAN_OUT, subject.count)
+        if skip is not None and skip.n_subs and subject.registry.holds(skip, subject):
+            self.sent[where] -= 1
+        return 0
 
     cdef int send_msg(self, Peer peer, const Msg *m, list names=None, dict versions=None) except -1:
         """Queue one message for one peer."""
         cdef size_t off = self.arena.n
         if peer.muted:
             return 0
+        self.sent[counter(m)] += 1
         if likely(peer.codec is None):
             if unlikely(peer.personal):
                 return peer.deliver(m, names, versions)
@@ -367,6 +408,7 @@ cdef class Hub:
         cdef size_t off = self.arena.n
         if subject.count == 0:
             return 0
+        self.count_broadcast(counter(m), subject, skip)
         if unlikely(subject.foreign):
             self.broadcast_foreign(subject, skip, m)
             off = self.arena.n
@@ -397,10 +439,11 @@ cdef class Hub:
         return 0
 
     cdef int broadcast_payload(self, Subject subject, Peer skip, const char *p, size_t n) except -1:
-        """As broadcast_msg, for a message that is already encoded."""
+        """As broadcast_msg, for an event that is already encoded."""
         cdef size_t off, h
         cdef char *q
         cdef Msg m
+        self.count_broadcast(T_EVENT * COUNTED_ACTIONS + EVENT_EMIT, subject, skip)
         if unlikely(subject.foreign):
             decode_msg(p, p + n, &m)
             self.broadcast_foreign(subject, skip, &m)
@@ -557,6 +600,8 @@ cdef class Hub:
         return 0
 
     cdef int schedule(self) except -1:
+        if self.received[<size_t>TURN_BEGAN] == 0:
+            self.received[<size_t>TURN_BEGAN] = now_us()
         if not self.scheduled:
             self.scheduled = True
             if self.buffer_timeout > 0:
@@ -583,6 +628,7 @@ cdef class Hub:
         cdef uint32_t i = 0, k, count = 0, cap
         cdef PyObject **dirty
         cdef Buf arena
+        cdef uint64_t began
         cdef Peer peer = None
         if self.flushing:
             return 0        # whoever is called by a write: what they queue comes with the next flush
@@ -592,6 +638,7 @@ cdef class Hub:
             self.flush_handle.cancel()
             self.flush_handle = None
             self.scheduled = False
+        began, self.received[<size_t>TURN_BEGAN] = self.received[<size_t>TURN_BEGAN], 0
         # A transport is foreign code and may lead to anybody, who may queue more: that goes to a new arena.
         arena, dirty, count, cap = self.arena, self.dirty, self.n_dirty, self.cap_dirty
         self.arena = Buf(NULL, 0, 0)
@@ -625,6 +672,8 @@ cdef class Hub:
                 self.arena.n = 0
             else:
                 free(arena.p)
+        if count and began:
+            observe(self.received + <size_t>TURN, now_us() - began)
         if self.scratch.cap > ARENA_KEEP:
             buf_free(&self.scratch)
         if self.slow:
@@ -632,6 +681,27 @@ cdef class Hub:
             for item in slow:
                 (<Peer>item).on_slow()
         return 0
+
+    def message_counts(self):
+        """Monotonic counters of messages: two dicts, (topic, action) → received and → sent."""
+        cdef size_t i
+        cdef dict received = {}, sent = {}
+        for i in range(<size_t>COUNTERS):
+            key = (i // COUNTED_ACTIONS, i % COUNTED_ACTIONS)
+            if self.received[i]:
+                received[key] = self.received[i]
+            if self.sent[i]:
+                sent[key] = self.sent[i]
+        return received, sent
+
+    def histogram(self, str name not None):
+        """Counts of the values up to 1, 2, 4, 8, ... and beyond, and their sum.
+
+        ``fan_out``: subscribers of each broadcast. ``turn_seconds``: µs from the first message that a turn of the
+        loop queues to its last write.
+        """
+        cdef size_t i, start = {"fan_out": FAN_OUT, "turn_seconds": TURN}[name]
+        return [self.received[start + i] for i in range(<size_t>BUCKETS)], self.received[start + <size_t>BUCKETS]
 
     def stats(self):
         """Monotonic counters of this hub."""
@@ -834,6 +904,11 @@ cdef class Registry:
         self.pairs[i] = NULL
 
     # --- for handlers and plugins in Python ------------------------------------------------------------------
+
+    @property
+    def subjects(self):
+        """How many names have a subscriber on this node."""
+        return self.table.count
 
     def names(self):
         """All names that have a subscriber on this node."""

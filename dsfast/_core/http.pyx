@@ -10,9 +10,11 @@ HEAD_SIZE_LIMIT = 16 * 1024     # bytes of a request head
 cdef int HEAD_LIMIT = HEAD_SIZE_LIMIT
 cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 REASONS = {
-    200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-    405: "Method Not Allowed", 413: "Content Too Large", 415: "Unsupported Media Type", 426: "Upgrade Required",
+    200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 413: "Content Too Large",
+    415: "Unsupported Media Type", 426: "Upgrade Required", 429: "Too Many Requests",
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 
@@ -55,6 +57,10 @@ class HttpReader:
         """Break the circle of reader and parser, so that no garbage collection is needed for it."""
         self._parser = None
 
+    def is_reading(self):
+        """Whether a request has begun to arrive."""
+        return not self.in_head or self.fed > 0
+
     def on_url(self, url):
         self.head_size += len(url)
         self.now.target += url
@@ -75,6 +81,9 @@ class HttpReader:
         self.now.keep_alive = self._parser.should_keep_alive()
         self.now.head_too_large = self.head_size > HEAD_LIMIT
         self.head_size = 0
+        length = self.now.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self.limit:
+            self.too_large = True       # without reading it
 
     def on_body(self, body):
         if len(self.now.body) + len(body) > self.limit:
@@ -97,3 +106,12 @@ def accept_value(str key not None):
     except (ValueError, binascii.Error):
         return None
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest())
+
+
+def certificate_data(dict certificate not None):
+    """What others may know of a client's certificate, as ``getpeercert`` gives it, in JSON values."""
+    data = {key: certificate.get(key) for key in ("serialNumber", "notBefore", "notAfter")}
+    for key in ("subject", "issuer"):
+        data[key] = {name: value for part in certificate.get(key, ()) for name, value in part}
+    data["subjectAltName"] = [f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ())]
+    return data

@@ -1,14 +1,17 @@
 """The protocol of the ws-json endpoint: the messages of the binary protocol as JSON objects (spec/protocol-json.md)."""
+from contextlib import suppress
+
 import orjson
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
 from dsfast._core.buffer cimport Buf, buf_room
-from dsfast._core.connection cimport ST_AUTH, ST_AUTH_RUNNING, ST_CHALLENGE, ST_CLOSING, ST_OPEN, Connection, Protocol
+from dsfast._core.connection cimport ST_CHALLENGE, ST_OPEN, Connection, Protocol
 from dsfast._core.json_text cimport JSON_KIND_MASK, JSON_OBJECT, dumps, json_check, loads_checked
 from dsfast._core.protocol cimport *
 from dsfast._core.protocol import encode
+from dsfast._core.router cimport action_of
 
 cdef enum:
     MAX_VERSION = 0x7FFFFFFF
@@ -37,9 +40,18 @@ class Invalid(ValueError):
 
 
 cdef object text_field(dict fields, str key):
+    """A text, or None. Raises Invalid for what is none, or cannot travel (half of a surrogate pair)."""
     value = fields.get(key)
-    if value is not None and type(value) is not str:
+    if value is None:
+        return None
+    if type(value) is int and key == "correlationId":
+        return str(value)
+    if type(value) is not str:
         raise Invalid(key)
+    try:
+        (<str>value).encode()
+    except UnicodeEncodeError:
+        raise Invalid(key) from None
     return value
 
 
@@ -53,12 +65,7 @@ cdef object whole_number(object value):
 cdef Message message_of(dict fields, int topic, int action):
     """The message for a client's object; keys that no client may send are left out. Raises Invalid."""
     cdef Message message = Message(topic, action)
-    correlation_id = fields.get("correlationId")
-    if type(correlation_id) is int:
-        correlation_id = str(correlation_id)
-    elif correlation_id is not None and type(correlation_id) is not str:
-        raise Invalid("correlationId")
-    message.correlation_id = correlation_id
+    message.correlation_id = text_field(fields, "correlationId")
     names = fields.get("names")
     if (topic, action) in BULK:
         if type(names) is not list or not all([type(name) is str for name in names]):
@@ -74,11 +81,14 @@ cdef Message message_of(dict fields, int topic, int action):
             if version is None or not -1 <= version <= MAX_VERSION:
                 raise Invalid("version")
             message.version = version
-        if fields.get("isWriteAck") is True:
+        wants_ack = fields.get("isWriteAck")
+        if wants_ack is not None and type(wants_ack) is not bool:
+            raise Invalid("isWriteAck")
+        if wants_ack:
             message.is_write_ack = True
-    text = fields.get("data")
-    if type(text) is str and text:
-        message.data = text.encode()
+    text = text_field(fields, "data")
+    if text:
+        message.data = (<str>text).encode()
     elif "parsedData" in fields:
         message.data = dumps(fields["parsedData"])
     if topic == T_CONNECTION:
@@ -145,13 +155,12 @@ cdef class JsonProtocol(Protocol):
         if c.state != ST_OPEN:
             return self.unknown_topic(c, topic, action)
         answer = Message(topic, INVALID[topic], original_action=action, is_error=True)
-        for key in ("name", "correlationId"):
-            value = fields.get(key)
-            if type(value) is str and value.isascii():
-                if key == "name":
-                    answer.name = value
-                else:
-                    answer.correlation_id = value
+        with suppress(Invalid):
+            answer.name = text_field(fields, "name")
+        with suppress(Invalid):
+            answer.correlation_id = text_field(fields, "correlationId")
+        if topic == T_RECORD and fields.get("isWriteAck") is True:
+            answer.is_write_ack = True
         c.endpoint.owner.log_limited(c, "INVALID_MESSAGE_DATA", f"action {action} of topic {topic}")
         c.send(answer)
         return c.on_bad()
@@ -179,6 +188,8 @@ cdef class JsonProtocol(Protocol):
             fields["names"] = names
         elif m.items and (m.has >> R_NAMES) & 1:
             fields["names"] = names_of(m)
+        elif m.topic == T_PRESENCE and action_of(m) == PRE_QUERY_ALL_RESPONSE:
+            fields["names"] = []        # the official client takes it as it is
         if versions is not None:
             fields["versions"] = {
                 key.decode() if type(key) is bytes else key: version for key, version in versions.items()}

@@ -39,6 +39,7 @@ cdef class Step:
     cdef public object collector
     cdef list operations
     cdef bint has_float
+    cpdef bint shows_record(self, int64_t version)
 
 cdef class RecordCore(Handler):
     cdef readonly Registry registry

@@ -44,6 +44,13 @@ cdef class Step:
         """Whether it changes the record by UPDATE, PATCH, ERASE or PATCH_MULTI."""
         return self.kind == STEP_WRITE or self.kind == STEP_HOT_WRITE
 
+    cpdef bint shows_record(self, int64_t version):
+        """Whether its answer contains the record if that has this version: see `conflict`."""
+        if not self.has_version or (self.version != -1 and self.version <= version):
+            return True
+        return (self.version > version + 1 and self.connection.protocol is not None
+                and not self.connection.protocol.knows_gaps)
+
     def message(self, int action):
         """The message a permission plugin sees, with the given action."""
         cdef Message message = Message(T_RECORD, action, name=self.name)

@@ -23,6 +23,7 @@ class Handler:
 class Router(Dispatcher):
     """Topic → handler, through the permission gate if there is one."""
 
+    handlers: tuple[Any, ...]
     gate: Any
     core_gate: Gate | None
     def __init__(

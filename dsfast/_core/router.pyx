@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from dsfast._core.buffer cimport Slice
 from dsfast._core.connection cimport ST_CLOSING, Connection, Dispatcher, outlives_sender
-from dsfast._core.fanout cimport Registry, Subject
+from dsfast._core.fanout cimport Registry, Subject, counter
 from dsfast._core.protocol cimport *
 from dsfast._core.protocol import encode
 
@@ -67,11 +67,13 @@ cdef class Router(Dispatcher):
         if handler is None:
             return c.unknown_topic()
         if self.gate is None:
+            c.hub.received[counter(m)] += 1
             return (<Handler>handler).handle(c, m, raw, n)
         # While an earlier message waits for its decision, later ones queue up behind it in the gate.
         if self.core_gate is not None and c.lane is None:
             verdict = self.core_gate.arrival(c, m)
             if verdict == VERDICT_ALLOWED:
+                c.hub.received[counter(m)] += 1
                 return (<Handler>handler).handle(c, m, raw, n)
             if verdict != VERDICT_WAITS:
                 return 0
@@ -87,6 +89,7 @@ cdef class Router(Dispatcher):
             raise ValueError(f"no handler for {message!r}")
         if connection.is_closed and not outlives_sender(&m):
             return
+        connection.hub.received[counter(&m)] += 1
         (<Handler>self.handlers[m.topic]).handle(connection, &m, p, <size_t>len(raw))
 
 

@@ -14,6 +14,7 @@ cdef class Binding:
     cdef readonly Rule rule
     cdef readonly tuple values      # of the path variables, bytes
     cdef readonly str error
+    cdef tuple members              # of `data`, as bytes and str, if the rule reads nothing else of it; else None
     cdef Slice *slices
 
 cdef class NameRules(Named):

@@ -173,7 +173,7 @@ def _check_data_directory(config: Config, findings: _Findings) -> None:
 
 
 def _check_certificates(file: Path | None, config: Config | None, findings: _Findings) -> None:
-    from dsfast.cli.tls_check import TlsProblem, certificates_in, check_certificate  # noqa: PLC0415
+    from dsfast.cli.tls_check import TlsError, certificates_in, check_certificate  # noqa: PLC0415
     from dsfast.config import ConfigError  # noqa: PLC0415 - not needed for --help
     from dsfast.config.files import Source, read_file  # noqa: PLC0415
 
@@ -185,5 +185,5 @@ def _check_certificates(file: Path | None, config: Config | None, findings: _Fin
         try:
             if warning := check_certificate(given, source.directory):
                 findings.warning(f"{pointer}: {warning}")
-        except TlsProblem as problem:
+        except TlsError as problem:
             findings.error(f"{pointer}: {problem}")

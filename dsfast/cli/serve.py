@@ -35,7 +35,7 @@ def serve(config_file: Path | None, flags: dict[str, Any]) -> int:
     What is given here wins over environment variables, and those over the configuration file.
 
     SIGINT and SIGTERM let the clients go, save everything and end with code 0; a second signal ends at once.
-    SIGHUP reads the permission file again, SIGUSR1 switches debug lines on and off.
+    SIGHUP reads the permission file and certificates again, SIGUSR1 switches debug lines on and off.
     """
     config = load_config(config_file, flags)
     import uvloop  # noqa: PLC0415 - not needed for --help
@@ -83,7 +83,7 @@ class _Run:
         self.exit_code = 0
         self.signals_seen = 0
         self._server = server
-        self._reloading: asyncio.Task[bool] | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         self._has_terminal = _on_terminal()
         server.on("FATAL_EXCEPTION", self._on_fatal)
         server.on("started", self._on_started)
@@ -113,8 +113,11 @@ class _Run:
         if self._has_terminal and not _on_terminal():
             # The terminal was closed; nobody has asked to read anything again.
             self._on_end(signal.SIGHUP)
-        elif self._server.is_running() and (self._reloading is None or self._reloading.done()):
-            self._reloading = asyncio.create_task(self._server.reload_permissions())
+        elif self._server.is_running():
+            # Also while one is running: it may have read the file before the change this signal is about.
+            task = asyncio.create_task(self._server.reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
 
     def _on_debug(self) -> None:
         if self._server.is_running():

@@ -16,26 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
-    "/httpServer/plugin": "the HTTP server cannot be replaced yet",
-    "/connectionEndpoints/*/options/ssl/given": "MQTT with TLS is not served yet; put a proxy in front",
-    "/httpServer/options/ssl/given": "TLS is not served yet; put a proxy in front (dsfast nginx writes one)",
-    "/httpServer/options/hostUrl/given": "the Host header is not checked yet; let a proxy check it",
-    "/monitoring/*/log": "there is no such monitoring yet",
-    "/monitoring/*/http": "there is no such monitoring yet",
-    "/subscriptions/plugin": "this service cannot be replaced yet",
-    "/locks/plugin": "this service cannot be replaced yet",
     "/clusterNode/vertical": "several processes cannot work together yet",
     "/clusterNode/plugin": "several servers cannot work together yet",
-    "/clusterRegistry/plugin": "this service cannot be replaced yet",
-    "/clusterStates/plugin": "this service cannot be replaced yet",
 }
 """Without these the server would be less than what was asked for, so it does not start."""
 
 IGNORED = {
-    # In the sample file of deepstream.io, so in nearly every file: whoever uses websockets misses nothing.
-    "/connectionEndpoints/*/http": "the HTTP API is not served yet; websockets are",
     "/enabledFeatures/monitoring/true": "clients cannot ask for monitoring yet; they get UNKNOWN_TOPIC",
-    "/plugins/*/heap-snapshot": "there are no snapshots of the memory yet",
 }
 """The server works as well and as safely without these, so it starts with a warning."""
 

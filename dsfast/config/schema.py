@@ -197,6 +197,31 @@ def _has_key_and_cert(ssl: SslOptions | None) -> str | None:
     return "To enable HTTP please provide a key and cert"
 
 
+def _are_addresses(values: list[str]) -> str | None:
+    for value in values:
+        try:
+            parse_address(value)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def parse_address(text: str) -> str | tuple[str, int]:
+    """The path of a Unix socket, or host and port of TCP. Raises ValueError."""
+    if text.startswith("unix:"):
+        if not text[5:] or "\0" in text:
+            raise ValueError(f"{text} has no path")
+        return text[5:]
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text} needs brackets around the address")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError(f"{text} is no host:port, and no unix:/path")
+    return host, int(port)
+
+
 def _has_origins(options: HttpServerOptions) -> str | None:
     if options.allow_all_origins or options.origins:
         return None
@@ -348,6 +373,16 @@ class SslOptions(Section):
     ca: Annotated[Text | None, Meta(description="Certificates that clients have to be signed with.")] = None
     dh_params: Annotated[Text | None, Meta(description="Parameters for Diffie-Hellman.")] = None
     passphrase: Annotated[Text | None, Meta(description="Of the key.", extra={"secret": True})] = None
+    client_certificates: Annotated[
+        Literal["none", "optional", "required"],
+        Meta(description="Whether clients are asked for a certificate that `ca` has signed."),
+    ] = "none"
+    min_version: Annotated[
+        Literal["TLSv1.2", "TLSv1.3"], Meta(description="Oldest version of TLS that is spoken.")
+    ] = "TLSv1.2"
+    watch_interval: Annotated[
+        Positive | None, Meta(description="Time between looks at the files; changed ones are read again.")
+    ] = None
 
 
 class HttpServerOptions(Section):
@@ -365,18 +400,53 @@ class HttpServerOptions(Section):
     origins: Annotated[
         list[str],
         Meta(
-            description="Origins that may connect, compared exactly with `Origin`, or `Referer` without one.",
+            description="Origins that may connect, compared with `Origin`, or that of `Referer` without one.",
             extra={"before": _empty_for_none, "check": _are_uris},
         ),
     ] = field(default_factory=list)
+    listen: Annotated[
+        list[str],
+        Meta(
+            description="What to listen on instead of `host` and `port`: `127.0.0.1:6020`, `[::1]:6020` or "
+            "`unix:/run/dsfast.sock`, several if wanted.",
+            extra={"before": _empty_for_none, "check": _are_addresses},
+        ),
+    ] = field(default_factory=list)
+    unix_socket_mode: Annotated[
+        str, Meta(description="Permissions of Unix sockets, in octal.", pattern="^[0-7]{3}$")
+    ] = "660"
     trusted_proxies: Annotated[
         list[str],
         Meta(
-            description="Addresses and networks of proxies whose `X-Forwarded-For` is believed.",
+            description="Addresses and networks of proxies that are believed about whom they speak for; "
+            "`unix` for those that use a Unix socket.",
             extra={"before": _empty_for_none},
         ),
     ] = field(default_factory=list)
-    host_url: Annotated[Text | None, Meta(description="The only `Host` that is answered.")] = None
+    proxy_protocol: Annotated[
+        bool,
+        Meta(
+            description="Connections of trusted proxies begin with a header of the PROXY protocol (1 or 2)."
+        ),
+    ] = False
+    max_connections: Annotated[
+        Positive | None, Meta(description="Connections at once; those beyond are cut off.")
+    ] = None
+    max_connections_per_address: Annotated[
+        Positive | None,
+        Meta(description="The same for one address (/64 for IPv6), except loopback and trusted proxies."),
+    ] = None
+    head_timeout: Annotated[
+        int,
+        Meta(
+            description="Time for the head of a request, and before it for the PROXY header and for TLS.",
+            ge=1,
+        ),
+    ] = 10_000
+    body_timeout: Annotated[int, Meta(description="Time for the body of a request.", ge=1)] = 30_000
+    host_url: Annotated[
+        Text | None, Meta(description="The only `Host` that is answered (health checks: any).")
+    ] = None
     ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
     headers: Annotated[
         list[str],
@@ -388,6 +458,11 @@ class HttpServerOptions(Section):
     max_backpressure: Annotated[
         int, Meta(description="Accepted without effect: see `maxOutgoingBytes` of the endpoint.", ge=0)
     ] = MIB
+
+    @property
+    def addresses(self) -> list[str | tuple[str, int]]:
+        """What to listen on: paths of Unix sockets, and hosts with ports."""
+        return [parse_address(text) for text in self.listen] or [(self.host, self.port)]
 
 
 class HttpServerSection(Section):
@@ -439,6 +514,13 @@ class WebSocketOptions(Section):
             "of records by their newest version."
         ),
     ] = "close"
+    per_message_deflate: Annotated[
+        bool, Meta(description="Compress messages for clients that offer it, and accept compressed ones.")
+    ] = False
+    compression_threshold: Annotated[
+        int, Meta(description="Smaller messages are sent as they are.", ge=1)
+    ] = 512
+    compression_level: Annotated[int, Meta(description="From 1, fast, to 9, small.", ge=1, le=9)] = 1
     max_bad_messages: Annotated[
         int, Meta(description="Undecodable messages after which the connection is closed.", ge=1)
     ] = 20
@@ -491,7 +573,16 @@ class HttpEndpointOptions(Section):
     log_invalid_auth_data: Annotated[
         bool, Meta(description="Write refused login data to the log. That includes passwords.")
     ] = False
-    request_timeout: Annotated[int, Meta(description="Time limit of a request.", ge=1)] = 20_000
+    request_timeout: Annotated[
+        int, Meta(description="Time after which messages of a request without an answer get an error.", ge=1)
+    ] = 20_000
+    error_names: Annotated[
+        bool, Meta(description="Errors name their event (`RECORD_NOT_FOUND`) instead of its number.")
+    ] = False
+    max_batch_length: Annotated[int, Meta(description="Messages that one request may carry.", ge=1)] = 10_000
+    stream_heartbeat_interval: Annotated[
+        int, Meta(description="Time between two comments on a stream that has nothing else to say.", ge=1)
+    ] = 15_000
 
 
 class HttpEndpointSection(Section):
@@ -1083,6 +1174,15 @@ class HeapSnapshotOptions(Section):
 
     interval: Annotated[int, Meta(description="Time between two snapshots.", ge=10_000)]
     output_dir: Annotated[str, Meta(description="Directory for the snapshots.", min_length=1)]
+    max_files: Annotated[int, Meta(description="Files that are kept; older ones are removed.", ge=1)] = 100
+    trace_frames: Annotated[
+        int,
+        Meta(
+            description="Frames of each allocation that are remembered, at the cost of speed; 0: none.",
+            ge=0,
+            le=100,
+        ),
+    ] = 0
 
 
 class HeapSnapshotSection(Section, kw_only=True):

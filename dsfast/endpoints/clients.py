@@ -9,7 +9,8 @@ from typing import Any
 
 from dsfast._core.connection import Connection, Endpoint, Protocol
 from dsfast._core.json_text import dumps
-from dsfast.plugin import AuthResult, ConnectionEndpoint, ConnectionListener
+from dsfast.endpoints.core_endpoint import CoreEndpoint
+from dsfast.plugin import AuthResult, ConnectionListener
 from dsfast.services.authentication import OpenAuthentication
 from dsfast.services.logger import FloodGuard
 from dsfast.services.monitoring import NoMonitoring
@@ -23,23 +24,18 @@ NOBODY = "OPEN"
 OTHER_USER = "the login of an open connection can only be renewed for the same user"
 
 
-class ClientEndpoint(ConnectionEndpoint):
+class ClientEndpoint(CoreEndpoint):
     """Base of the endpoints whose clients log in and stay.
 
     The connections are those of the core; this class makes the decisions that are rare enough for Python.
     """
 
-    core: Endpoint
     max_names = 0
     """Names that one message may carry."""
     monitored_as = "websocket"
     """What monitoring calls the logins."""
     shows_login_data = False
     """Whether refused login data may be written to the log."""
-    max_message_size = 0
-    """Bytes that one incoming message may have."""
-    max_outgoing_bytes = 0
-    """Bytes that may wait for one client."""
 
     def prepare(self) -> None:
         """Set up what logins need; the first thing an endpoint does."""
@@ -173,86 +169,3 @@ class ClientEndpoint(ConnectionEndpoint):
                 listener.on_client_disconnected(connection)
             except Exception as error:
                 self.logger.error("PLUGIN_ERROR", f"on_client_disconnected: {error!r}")
-
-    # --- log lines (connection-and-auth.md section 9)
-
-    def _who(self, connection: Connection) -> str:
-        """By whom the log counts repeated lines: the user, before login the address."""
-        return connection.user_id or str(connection.handshake_data["remoteAddress"])
-
-    def log_exception(self, text: str, error: Exception) -> None:
-        """A fault of the server itself; the message that met it is lost, nothing else is."""
-        self._guard.error("server", "ERROR", f"{text}: {error!r}")
-
-    def log_connection(self, connection: Connection) -> None:
-        """A websocket was opened."""
-        if self.logger.should_log(1):
-            data = connection.handshake_data
-            referer = data["referer"] or "undefined"
-            self.logger.info("INCOMING_CONNECTION", f"from {referer} ({data['remoteAddress']})")
-
-    def log_limited(self, connection: Connection, event: str, text: str) -> None:
-        """A message made no sense; a client can send many of them."""
-        self._guard.warn(self._who(connection), event, text)
-
-    def log_repeated(self, connection: Connection, what: str, name: str) -> None:
-        """A client subscribed twice."""
-        self._guard.warn(
-            self._who(connection),
-            "MULTIPLE_SUBSCRIPTIONS",
-            f'repeat {what} to "{name}" by {connection.user_id}',
-        )
-
-    def log_version_exists(self, connection: Connection, name: str, version: int, current: int) -> None:
-        """A write lost against another one."""
-        text = f"tried to update record {name} to version {version} but it already was {current}"
-        self._guard.warn(self._who(connection), "VERSION_EXISTS", f"{connection.user_id} {text}")
-
-    def log_invalid_auth_data(self, connection: Connection, data: bytes) -> None:
-        """A login request could not be read; ``data`` is the beginning of what it carries."""
-        text = ""
-        if self.shows_login_data:
-            given = data.decode("utf-8", "replace")
-            text = f'Error parsing auth message "{given}": it is no JSON object'
-        self._guard.warn(self._who(connection), "INVALID_MESSAGE_DATA", text)
-
-    def log_too_many_attempts(self, connection: Connection) -> None:
-        """A connection is closed after its last refused login."""
-        self._guard.info(self._who(connection), "TOO_MANY_AUTH_ATTEMPTS", "too many authentication attempts")
-
-    def log_auth_timeout(self, connection: Connection) -> None:
-        """A connection did not log in."""
-        self._guard.info(
-            self._who(connection),
-            "AUTHENTICATION_TIMEOUT",
-            "connection has not authenticated successfully in the expected time",
-        )
-
-    def log_login_ended(self, connection: Connection) -> None:
-        """A login has expired and was not renewed."""
-        self.logger.info("AUTHENTICATION_TIMEOUT", f"the login of {connection.user_id} has expired")
-
-    def log_heartbeat(self, connection: Connection) -> None:
-        """A connection has gone silent."""
-        self._guard.error(
-            self._who(connection), "INFO", "Heartbeat missing on websocket, terminating connection"
-        )
-
-    def log_too_large(self, connection: Connection) -> None:
-        """A message exceeded maxMessageSize."""
-        limit = self.max_message_size
-        text = f"Error on websocket: message of {self._who(connection)} exceeds {limit} bytes"
-        self._guard.error(self._who(connection), "ERROR", text)
-
-    def log_wrong_frame(self, connection: Connection) -> None:
-        """A text frame came on a binary endpoint, or the other way round."""
-        text = f"Received an invalid message type on {connection.uuid}"
-        self._guard.error(self._who(connection), "ERROR", text)
-
-    def log_slow(self, connection: Connection, waiting: int) -> None:
-        """A client does not read what it is sent."""
-        self.logger.warn(
-            "CLOSED_SLOW_CONSUMER",
-            f"{connection.user_id}: {waiting} bytes were waiting, "
-            f"maxOutgoingBytes is {self.max_outgoing_bytes}",
-        )

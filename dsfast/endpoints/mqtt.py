@@ -12,6 +12,7 @@ from dsfast._core.mqtt_protocol import Limits, MqttBroker, MqttProtocol, MqttStr
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast.endpoints.clients import ClientEndpoint
 from dsfast.endpoints.listener import Listener
+from dsfast.endpoints.tls import certificates_of
 from dsfast.handlers.permission import Decision
 from dsfast.plugin import AuthResult, PluginError
 from dsfast.services.authentication.combiner import FAULT
@@ -47,8 +48,7 @@ class MqttEndpoint(ClientEndpoint):
         self.prepare()
         options, router = self.options, self.services.message_distributor
         self.max_names = options.max_filters
-        self.max_message_size = options.max_message_size
-        self.max_outgoing_bytes = self.config.websocket.max_outgoing_bytes
+        self._certificates = certificates_of(options.ssl, self._pointer(), self.config, self.logger)
         self.limits = Limits(
             max_packet=options.max_message_size,
             max_topic=options.max_topic_length,
@@ -65,13 +65,22 @@ class MqttEndpoint(ClientEndpoint):
         self.broker: MqttBroker = tcp.broker or MqttBroker(router, tcp, web, _Decider.of(router))
         self.core = self._core(tcp)
         self.core.framed = False
-        self._listener = Listener(self.core)
+        self._listener = Listener(self.core, certificates=self._certificates, refused=self._refused)
         self._http = self.services.http_service
         if options.url_path is not None:
             try:
                 self._http.register_websocket_endpoint(options.url_path, _OnWebSockets(self._core(web)))
             except ValueError as error:
                 raise PluginError(str(error)) from None
+
+    def _pointer(self) -> str:
+        """Where the certificates of this endpoint are in the configuration."""
+        sections = self.config.connection_endpoints
+        index = next((i for i, one in enumerate(sections) if one.get("options") is self.options), 0)
+        return f"/connectionEndpoints/{index}/options/ssl"
+
+    def _refused(self, address: str, reason: str) -> None:
+        self._guard.info(address, "CONNECTION_ERROR", f"no connection for {address}: {reason}")
 
     def _core(self, protocol: MqttProtocol) -> Endpoint:
         core = self.make_core(protocol)
@@ -86,8 +95,15 @@ class MqttEndpoint(ClientEndpoint):
         """Open the port. Raises OSError."""
         await self._listener.listen(self.options.host, self.options.port)
         self._listener.accept_when_data_came()
+        kind = "TCP" if self._certificates is None else "TLS"
         for host, port in self.addresses:
-            self.logger.info("INFO", f"Listening for MQTT TCP connections on {host}:{port}")
+            self.logger.info("INFO", f"Listening for MQTT {kind} connections on {host}:{port}")
+        if self._certificates is not None:
+            self._certificates.watch()
+
+    async def reload(self) -> bool | None:
+        """Read the certificate again; None without TLS, False if it cannot be used and the old one stays."""
+        return None if self._certificates is None else await self._certificates.reload()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -105,6 +121,8 @@ class MqttEndpoint(ClientEndpoint):
         self.cancel_logins()
         if hasattr(self, "_listener"):
             self.broker.stopping = True
+            if self._certificates is not None:
+                self._certificates.close()
             await asyncio.gather(self._listener.close(), self._http.close())
             self._guard.close()
 
@@ -139,6 +157,12 @@ class MqttEndpoint(ClientEndpoint):
 
     def log_too_many_attempts(self, connection: Connection) -> None:
         """There is one attempt; that it was refused has been told."""
+
+    def log_too_large(self, connection: Connection) -> None:
+        """A packet exceeded maxMessageSize."""
+        limit = self.options.max_message_size
+        text = f"packet of {self._who(connection)} exceeds {limit} bytes"
+        self._guard.error(self._who(connection), "ERROR", text)
 
     def log_heartbeat(self, connection: Connection) -> None:
         """A connection has gone silent."""

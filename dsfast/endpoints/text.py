@@ -13,3 +13,14 @@ class TextEndpoint(WebSocketEndpoint):
 
     description = "ws-text"
     protocol = TextProtocol
+
+    def init(self) -> None:
+        """As of the other endpoints; the protocol is told who logs for it."""
+        super().init()
+        protocol = self.services.message_distributor.protocol(TextProtocol)
+        if isinstance(protocol, TextProtocol):
+            protocol.owner = self
+
+    def log_unsendable(self, text: str) -> None:
+        """A message was not sent: a client of another protocol has used a separator in a name."""
+        self._guard.warn("text protocol", "INVALID_MESSAGE", f"not sent, a name has a separator: {text}")

@@ -32,13 +32,16 @@ class WebSocketEndpoint(ClientEndpoint):
         options, router = self.options, self.services.message_distributor
         self.max_names = options.max_names_per_message
         self.shows_login_data = options.log_invalid_auth_data
-        self.max_outgoing_bytes = options.max_outgoing_bytes
         core = self.make_core(None if self.protocol is None else router.protocol(self.protocol))
-        self.max_message_size = core.max_message_size = options.max_message_size
+        core.max_message_size = options.max_message_size
         core.heartbeat_interval = options.heartbeat_interval
         core.unauthenticated_timeout = options.unauthenticated_client_timeout or 0
         core.max_auth_attempts = options.max_auth_attempts
         core.max_bad_messages = options.max_bad_messages
+        if options.per_message_deflate:
+            core.deflate = router.deflate(
+                core.protocol, options.compression_level, options.compression_threshold
+            )
         self.core = core
         self._http = self.services.http_service
         try:

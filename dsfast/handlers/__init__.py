@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dsfast._core.connection import Protocol
+from dsfast._core.deflate import Deflate, DeflateCodec
 from dsfast._core.events import EventHandler
-from dsfast._core.fanout import Hub, Registry
+from dsfast._core.fanout import Codec, Hub, Registry
 from dsfast._core.protocol import EventAction, PresenceAction, RecordAction, RpcAction, Topic
 from dsfast._core.router import Gate, Handler, Router
 from dsfast._core.rpc import RpcHandler
 from dsfast._core.timers import TimingWheel
 from dsfast.handlers.listen import ListenHandler
+from dsfast.handlers.locks import SearchLocks
 from dsfast.handlers.permission import PermissionGate
 from dsfast.handlers.presence import PresenceHandler
 from dsfast.handlers.record import RecordHandler
 from dsfast.handlers.revalidation import Grants, Revalidation
+from dsfast.handlers.subscriptions import Subscriptions
+from dsfast.plugin import PluginError, StateRegistry, StateTopic
 from dsfast.services.cache.memory import MemoryCache
+from dsfast.services.cluster_node import SingleNode
+from dsfast.services.cluster_registry import SingleServer
+from dsfast.services.cluster_states import GuardedStateRegistry, LocalStateRegistryFactory
+from dsfast.services.locks import LeaderLocks
 from dsfast.services.permission import OpenPermission
 
 if TYPE_CHECKING:
@@ -26,6 +35,8 @@ if TYPE_CHECKING:
     from dsfast.services import Services
 
 __all__ = ["MessageRouter", "create_router"]
+
+T = TypeVar("T", bound=Codec)
 
 
 class MessageRouter(Router):
@@ -51,16 +62,29 @@ class MessageRouter(Router):
         self.record_handler = record if isinstance(record, RecordHandler) else None
         self.revalidation = revalidation
         self._listens = listens
-        self._protocols: dict[Callable[[int], Protocol], Protocol] = {}
+        self._codecs: dict[Any, Codec] = {}
         if gate is not None:
             gate.router = self
 
     def protocol(self, kind: Callable[[int], Protocol]) -> Protocol:
         """The protocol of that class, made at the first call; all its endpoints share it."""
-        if kind not in self._protocols:
-            self._protocols[kind] = kind(len(self._protocols) + 1)
-            self.hub.add_codec(self._protocols[kind])
-        return self._protocols[kind]
+        return self._codec(kind, kind)
+
+    def deflate(self, base: Protocol | None, level: int, threshold: int) -> Deflate:
+        """Compression for a protocol (None: the binary one), see :class:`DeflateCodec`."""
+
+        def codec(window_bits: int) -> DeflateCodec:
+            settings = (base, window_bits, level, threshold)
+            return self._codec(settings, lambda number: DeflateCodec(number, *settings))
+
+        return Deflate(codec)
+
+    def _codec(self, key: Any, make: Callable[[int], T]) -> T:
+        if key not in self._codecs:
+            codec = make(len(self._codecs) + 1)
+            self.hub.add_codec(codec)
+            self._codecs[key] = codec
+        return cast(T, self._codecs[key])
 
     async def close(self) -> None:
         """Let what has been accepted come to its end, then stop all timers."""
@@ -74,6 +98,27 @@ class MessageRouter(Router):
             listen.close()
         self.wheel.close()
 
+    def state_metrics(self) -> dict[str, int]:
+        """How many names each registry has (http.md section 8).
+
+        Two of deepstream's own names are not what they seem; those who read them may go on doing so.
+        """
+        metrics: dict[str, int] = {}
+        for topic, prefix in ((Topic.EVENT, "EVENT"), (Topic.RECORD, "RECORD")):
+            patterns, published = self._listens[topic].counts() if topic in self._listens else (0, 0)
+            metrics[f"{prefix}_LISTEN_PATTERNS"] = patterns
+            metrics[f"{prefix}_PUBLISHED_SUBSCRIPTIONS"] = published
+        for topic in (Topic.EVENT, Topic.RECORD, Topic.RPC, Topic.PRESENCE):
+            handler = self.handlers[topic]
+            names = 0 if handler is None else handler.registry.subjects
+            metrics[f"{topic.name}_SUBSCRIPTIONS"] = names
+        metrics["ONLINE_USERS"] = 0 if self.presence is None else len(self.presence.online)
+        return {
+            "STATE_REGISTRY": metrics["EVENT_SUBSCRIPTIONS"],
+            "LOCK": metrics["ONLINE_USERS"],
+            **metrics,
+        }
+
     def stats(self) -> dict[str, Any]:
         """Counters of the hub and the memory cache."""
         stats: dict[str, Any] = {"hub": self.hub.stats()}
@@ -82,17 +127,79 @@ class MessageRouter(Router):
         return stats
 
 
+_LISTEN_STATES = {
+    Topic.EVENT: (
+        StateTopic.EVENT_SUBSCRIPTIONS,
+        StateTopic.EVENT_LISTEN_PATTERNS,
+        StateTopic.EVENT_PUBLISHED_SUBSCRIPTIONS,
+    ),
+    Topic.RECORD: (
+        StateTopic.RECORD_SUBSCRIPTIONS,
+        StateTopic.RECORD_LISTEN_PATTERNS,
+        StateTopic.RECORD_PUBLISHED_SUBSCRIPTIONS,
+    ),
+}
+"""What the cluster knows of a topic: subscribed names, patterns, provided names."""
+
+_RPC_NAMES = {
+    "SUBSCRIBE": "PROVIDE",
+    "UNSUBSCRIBE": "UNPROVIDE",
+    "MULTIPLE_SUBSCRIPTIONS": "MULTIPLE_PROVIDERS",
+    "NOT_SUBSCRIBED": "NOT_PROVIDED",
+}
+
+
+def _registry_actions(actions: type[IntEnum]) -> dict[str, int]:
+    """The actions of a topic that a subscription registry may need, under the names that they have there."""
+    names = {key: rpc if actions is RpcAction else key for key, rpc in _RPC_NAMES.items()}
+    return {key: int(actions[name]) for key, name in names.items()}
+
+
+def _states(services: Services, topic: StateTopic) -> StateRegistry:
+    factory = services.cluster_states
+    registry = factory.get_state_registry(topic)
+    if type(factory) is LocalStateRegistryFactory:
+        return registry
+    return GuardedStateRegistry(registry, services.logger)
+
+
+def _search_locks(services: Services, config: Config) -> SearchLocks | None:
+    """None where nobody else can search: then a search needs no lock."""
+    built_in = (
+        type(services.locks) is LeaderLocks
+        and type(services.cluster_registry) is SingleServer
+        and type(services.cluster_node) is SingleNode
+    )
+    if built_in:
+        return None
+    options = config.locks.options
+    return SearchLocks(
+        services.locks,
+        services.logger,
+        request_timeout=options.get("requestTimeout", 1000),
+        hold_timeout=options.get("holdTimeout", 1000),
+    )
+
+
+def _same(first: Registry, second: Registry) -> bool:
+    """Whether two registries are fronts of one."""
+    plugins = [getattr(registry, "plugin", registry) for registry in (first, second)]
+    return plugins[0] is plugins[1]
+
+
 def create_router(services: Services, config: Config) -> MessageRouter:
     """Build the handlers of the enabled features around the services of a server."""
     loop = asyncio.get_running_loop()
     options = config.websocket
-    hub = Hub(
+    subscriptions = Subscriptions(
+        services,
         loop,
         buffer_timeout=options.outgoing_buffer_timeout / 1000,
         max_buffer_bytes=options.max_buffer_byte_size,
         max_outgoing_bytes=options.max_outgoing_bytes,
         conflate=options.slow_consumer_policy == "conflate",
     )
+    hub = subscriptions.hub
     wheel = TimingWheel(loop)
     features = config.enabled_features
     logger = services.logger
@@ -105,17 +212,34 @@ def create_router(services: Services, config: Config) -> MessageRouter:
     listens: dict[Topic, ListenHandler] = {}
     grants: list[Grants] = []
 
+    def subscribed(topic: Topic, state: StateTopic, actions: type[IntEnum], subscribe: int) -> Registry:
+        """The registry of a topic, to which ``subscribe`` is the way in."""
+        registry = subscriptions.registry(topic, state, _registry_actions(actions))
+        grants.append(Grants(topic, subscribe, registry, named=subscribe != PresenceAction.SUBSCRIBE_ALL))
+        return registry
+
     def listen(topic: Topic, registry: Registry) -> ListenHandler:
-        listens[topic] = ListenHandler(topic, registry, wheel, config.listen, logger, gate=gate)
+        subscribed, patterns, published = _LISTEN_STATES[topic]
+        listens[topic] = ListenHandler(
+            topic,
+            subscriptions.listened(topic, subscribed, registry),
+            wheel,
+            config.listen,
+            logger,
+            gate=gate,
+            patterns=_states(services, patterns),
+            published=_states(services, published),
+            locks=_search_locks(services, config),
+        )
         return listens[topic]
 
     if features.event:
-        registry = Registry(hub, Topic.EVENT)
-        grants.append(Grants(Topic.EVENT, EventAction.SUBSCRIBE, registry))
+        registry = subscribed(Topic.EVENT, StateTopic.EVENT_SUBSCRIPTIONS, EventAction, EventAction.SUBSCRIBE)
         handlers[Topic.EVENT] = EventHandler(registry, listen(Topic.EVENT, registry))
     if features.record:
-        registry = Registry(hub, Topic.RECORD, conflatable=True)
-        grants.append(Grants(Topic.RECORD, RecordAction.SUBSCRIBE, registry))
+        registry = subscribed(
+            Topic.RECORD, StateTopic.RECORD_SUBSCRIPTIONS, RecordAction, RecordAction.SUBSCRIBE
+        )
         cache = services.cache
         handlers[Topic.RECORD] = RecordHandler(
             registry,
@@ -129,14 +253,22 @@ def create_router(services: Services, config: Config) -> MessageRouter:
             config.record,
         )
     if features.rpc:
-        registry = Registry(hub, Topic.RPC)
-        grants.append(Grants(Topic.RPC, RpcAction.PROVIDE, registry))
+        registry = subscribed(Topic.RPC, StateTopic.RPC_SUBSCRIPTIONS, RpcAction, RpcAction.PROVIDE)
         handlers[Topic.RPC] = RpcHandler(registry, wheel, config.rpc)
     if features.presence:
-        users, everyone = Registry(hub, Topic.PRESENCE), Registry(hub, Topic.PRESENCE)
-        grants.append(Grants(Topic.PRESENCE, PresenceAction.SUBSCRIBE, users))
-        grants.append(Grants(Topic.PRESENCE, PresenceAction.SUBSCRIBE_ALL, everyone, named=False))
-        handlers[Topic.PRESENCE] = PresenceHandler(users, everyone)
+        users, everyone = (
+            subscribed(Topic.PRESENCE, state, PresenceAction, action)
+            for state, action in (
+                (StateTopic.PRESENCE_SUBSCRIPTIONS, PresenceAction.SUBSCRIBE),
+                (StateTopic.PRESENCE_ALL_SUBSCRIPTIONS, PresenceAction.SUBSCRIBE_ALL),
+            )
+        )
+        if _same(users, everyone):
+            # Who may subscribe to single users could by a certain name subscribe to all of them.
+            raise PluginError("subscriptions: presence needs a registry for each of its two cluster topics")
+        handlers[Topic.PRESENCE] = PresenceHandler(
+            users, everyone, _states(services, StateTopic.ONLINE_USERS)
+        )
     revalidation = None
     if gate is not None:
         listen_actions = {Topic.EVENT: EventAction.LISTEN, Topic.RECORD: RecordAction.LISTEN}

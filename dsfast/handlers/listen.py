@@ -1,8 +1,8 @@
 """Listening: clients that provide records or events on demand (spec/events-rpc-presence-listen.md section 5).
 
 A client LISTENs with a pattern. Whenever somebody is subscribed to a name that matches, one listener after
-the other is asked to provide it until one accepts. This is the part of one node: without other nodes the
-lock of a name is always granted, so a search starts at once.
+the other is asked to provide it until one accepts. A single node starts a search at once; if the locks or
+the cluster registry are a plugin's, it begins when the lock of the name is granted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any, Protocol
 
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast.config import ListenConfig
+from dsfast.handlers.locks import SearchLocks
 from dsfast.handlers.patterns import Pattern, PatternIndex
 from dsfast.handlers.permission import Decision
-from dsfast.plugin import Logger, NamespacedLogger, Socket
+from dsfast.plugin import Logger, NamespacedLogger, Socket, StateRegistry
 from dsfast.regexp import RegexpError
+from dsfast.services.cluster_states import LocalStateRegistry
 from dsfast.services.logger import FloodGuard
 
 __all__ = ["ListenHandler"]
@@ -59,7 +61,7 @@ class Registry(Protocol):
         """Whether later subscribers of `name` are told that it has a provider."""
 
     def set_listener(self, listener: ListenHandler | None) -> None:
-        """Who is told about first subscriptions and last unsubscriptions."""
+        """Who is told about first subscriptions and last unsubscriptions; None: nobody."""
 
 
 class Gate(Protocol):
@@ -87,9 +89,10 @@ class _Listener:
 class _Search:
     """The candidates for one name, asked one at a time."""
 
-    __slots__ = ("asked", "check", "current", "members", "newest", "queue", "timer")
+    __slots__ = ("asked", "begun", "check", "current", "members", "newest", "queue", "timer")
 
     def __init__(self, candidates: list[_Listener], newest: int) -> None:
+        self.begun = False  # before, it waits for the lock of the name
         self.newest = newest  # every matching listener up to this number was a candidate from the start
         self.queue = deque(candidates)
         self.members = set(candidates)
@@ -116,6 +119,9 @@ class ListenHandler:
     The handler is the listener of `registry` only while there is at least one pattern, so that servers
     without listening clients pay nothing for it. `clock` gives seconds and never goes back. With a `gate` and
     `options.check_names` a listener is only asked for names for which it has the permission to listen.
+
+    What the cluster has to know is kept in two state registries: the `patterns` somebody listens with and the
+    names that are `published` by a provider, here or elsewhere. With `locks` a search needs that of its name.
     """
 
     def __init__(
@@ -127,6 +133,9 @@ class ListenHandler:
         logger: Logger | NamespacedLogger,
         *,
         gate: Gate | None = None,
+        patterns: StateRegistry | None = None,
+        published: StateRegistry | None = None,
+        locks: SearchLocks | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -141,6 +150,11 @@ class ListenHandler:
         self._logger = logger
         self._guard = FloodGuard(logger)
         self._gate = gate if options.check_names else None
+        self._pattern_states = patterns or LocalStateRegistry()
+        self._published = published or LocalStateRegistry()
+        self._published.on_add(self._on_published)
+        self._published.on_remove(self._on_unpublished)
+        self._locks = locks
         self._rng = rng or random.Random()
         self._clock = clock
         self._newest = 0  # number of the latest listener
@@ -190,6 +204,10 @@ class ListenHandler:
         """Who listens to what."""
         return [(connection, text) for connection, held in self._connections.items() for text in held]
 
+    def counts(self) -> tuple[int, int]:
+        """How many different patterns there are, and how many names have a provider."""
+        return len(self._patterns), len(self._providers)
+
     def remove(self, connection: Socket, pattern: str) -> bool:
         """End a LISTEN without telling its client; False if there is none."""
         held = self._connections.get(connection, {})
@@ -236,6 +254,8 @@ class ListenHandler:
         self._index = PatternIndex()
         self._providers.clear()
         self._deactivate()
+        if self._locks is not None:
+            self._locks.close()
 
     # Patterns.
 
@@ -289,6 +309,7 @@ class ListenHandler:
             held = self._connections[connection] = {}
             connection.on_close(self._close_callback)
         held[pattern.text] = listener
+        self._pattern_states.add(pattern.text)
         return listener
 
     def _unlisten(self, connection: Socket, message: Message) -> None:
@@ -309,6 +330,7 @@ class ListenHandler:
             listener.live = False
             pattern, others = self._patterns[listener.pattern.text]
             del others[listener.connection]
+            self._pattern_states.remove(pattern.text)
             if not others:
                 del self._patterns[pattern.text]
                 self._index.discard(pattern)
@@ -378,7 +400,7 @@ class ListenHandler:
             listeners[listener.pattern].append(listener)
 
         def visit(name: str) -> None:
-            if name not in self._providers:
+            if not self._is_provided(name):
                 for pattern in index.match(name):
                     for listener in listeners[pattern]:
                         self._offer(listener, name)
@@ -387,7 +409,7 @@ class ListenHandler:
 
     def _offer(self, listener: _Listener, name: str) -> None:
         """A new listener meets a subscribed name that its pattern matches."""
-        if not listener.live or name in self._providers:
+        if not listener.live or self._is_provided(name):
             return
         search = self._searches.get(name)
         if search is None:
@@ -400,13 +422,46 @@ class ListenHandler:
 
     def _start_search(self, name: str) -> None:
         """Look for a provider of `name`, unless it has one or a search runs."""
-        if name in self._providers or name in self._searches:
+        if name in self._searches or self._is_provided(name):
             return
         candidates = self._candidates(name)
         if not candidates:
             return
         search = self._searches[name] = _Search(candidates, self._newest)
+        if self._locks is None:
+            self._begin(name, search)
+        else:
+            decided = partial(self._on_lock, name, search)
+            self._locks.acquire(self._lock(name), decided, partial(self._on_lock_lost, name, search))
+
+    def _is_provided(self, name: str) -> bool:
+        return name in self._providers or self._published.has(name)
+
+    def _lock(self, name: str) -> str:
+        return f"{int(self._topic)}_LISTEN_LOCK_{name}"
+
+    def _on_lock(self, name: str, search: _Search, granted: bool) -> None:
+        """Only the node that has the lock asks its listeners."""
+        if self._searches.get(name) is not search:
+            if granted:
+                self._unlock(name)  # meanwhile nobody subscribes any more
+        elif not granted or self._is_provided(name):
+            self._end_search(name, search)
+        else:
+            self._begin(name, search)
+
+    def _on_lock_lost(self, name: str, search: _Search) -> None:
+        """Another node may be searching: this one stops."""
+        if self._searches.get(name) is search:
+            self._end_search(name, search)
+
+    def _unlock(self, name: str) -> None:
+        if self._locks is not None:
+            self._locks.release(self._lock(name))
+
+    def _begin(self, name: str, search: _Search) -> None:
         self._logger.debug("LOCAL_LISTEN", f"started for {self._topic.name}:{name}")
+        search.begun = True
         self._ask_next(name, search)
 
     def _candidates(self, name: str) -> list[_Listener]:
@@ -433,6 +488,7 @@ class ListenHandler:
                     self._check(name, search, listener, self._gate)
                 return
         del self._searches[name]
+        self._unlock(name)
         self._failed[name] = (self._clock(), search.newest)
 
     def _check(self, name: str, search: _Search, listener: _Listener, gate: Gate) -> None:
@@ -482,6 +538,7 @@ class ListenHandler:
     def _end_search(self, name: str, search: _Search) -> None:
         self._leave_current(name, search)
         del self._searches[name]
+        self._unlock(name)
 
     def _on_response_timeout(self, name: str, search: _Search) -> None:
         late = search.current
@@ -498,8 +555,10 @@ class ListenHandler:
             return
         search = self._searches.get(name)
         if search is not None and listener in search.asked:
-            self._end_search(name, search)
+            self._leave_current(name, search)
+            del self._searches[name]
             self._provider_found(name, listener)
+            self._unlock(name)  # only now, or another node might begin a search
         elif name not in listener.provides and listener.pattern.matches(name):
             # Too late, or not its turn. It believes to be the provider now, so it must hear that it is not.
             self._send_removed(listener, name)
@@ -520,29 +579,37 @@ class ListenHandler:
         self._providers[name] = listener
         listener.provides[name] = None
         self._failed.pop(name, None)
+        self._published.add(name)
+
+    def _on_published(self, name: str) -> None:
+        """`name` has a provider, on this node or on another one."""
         if self._is_record:
             self._registry.set_provided(name, True)
             self._broadcast(name, RecordAction.SUBSCRIPTION_HAS_PROVIDER)
 
-    def _provider_stopped(self, name: str, listener: _Listener) -> None:
-        """The provider unlistened or disconnected while `name` is subscribed."""
-        if self._providers.get(name) is not listener:
-            return
-        self._release(name)
-        self._logger.info("LISTEN_PROVIDER_STOPPED", f"{self._topic.name}:{name}")
+    def _on_unpublished(self, name: str) -> None:
+        """`name` has no provider any more."""
+        if self._is_record:
+            self._registry.set_provided(name, False)
         if not self._registry.has(name):
             return
         if self._is_record:
             self._broadcast(name, RecordAction.SUBSCRIPTION_HAS_NO_PROVIDER)
         self._start_search(name)
 
+    def _provider_stopped(self, name: str, listener: _Listener) -> None:
+        """The provider unlistened or disconnected while `name` is subscribed."""
+        if self._providers.get(name) is not listener:
+            return
+        self._logger.info("LISTEN_PROVIDER_STOPPED", f"{self._topic.name}:{name}")
+        self._release(name)
+
     def _release(self, name: str) -> _Listener | None:
         """`name` has no provider any more; returns the one it had."""
         provider = self._providers.pop(name, None)
         if provider is not None:
             del provider.provides[name]
-            if self._is_record:
-                self._registry.set_provided(name, False)
+            self._published.remove(name)
         return provider
 
     # Messages.

@@ -117,13 +117,14 @@ def refusal(message: Message, decision: Decision, action: int | None = None) -> 
 class _Check:
     """A message whose permission is being decided, or that waits behind one."""
 
-    __slots__ = ("bulk", "changes_records", "decisions", "message", "parts")
+    __slots__ = ("bulk", "changes_records", "decisions", "message", "parts", "rules")
 
     def __init__(self, message: Message, parts: list[Message], bulk: bool) -> None:
         self.message = message
         self.parts = parts  # one message for each name
         self.bulk = bulk
         self.decisions: list[Decision | Awaitable[Any]] | None = None  # not asked yet
+        self.rules = 0  # those it was asked under, see PermissionGate.rules
         self.changes_records = message.topic == Topic.RECORD and message.action in CHANGES_RECORDS
 
     @property
@@ -190,6 +191,8 @@ class PermissionGate:
     """Permission checks of one server; ``timeout`` in milliseconds bounds those that wait."""
 
     router: MessageRouter
+    rules: int = 0
+    """How often the rules have changed; a check that is running finishes with those it started with."""
 
     def __init__(self, permission: Permission, logger: Logger, timeout: float) -> None:
         self._permission = permission
@@ -259,7 +262,7 @@ class PermissionGate:
         """Ask about everything a message wants, once; its lane goes on when the last answer is there."""
         if check.decisions is not None:
             return
-        message = check.message
+        message, check.rules = check.message, self.rules
         # CREATE is only a step of other actions: as a message its handler refuses it.
         if message.topic == Topic.RECORD and (
             message.action in DECIDED_IN_TURN or message.action == RecordAction.CREATE
@@ -279,8 +282,18 @@ class PermissionGate:
 
     async def decide(self, connection: Socket, message: Message) -> Decision:
         """Decide about one step of a message; never raises."""
+        rules = self.rules
         answer = self.ask(connection, message)
-        return answer if isinstance(answer, Decision) else await self.answer(connection, message, answer)
+        if isinstance(answer, Decision):
+            return answer
+        decision = await self.answer(connection, message, answer)
+        self._look_again(rules)
+        return decision
+
+    def _look_again(self, rules: int) -> None:
+        """What rules that hold no more have permitted may last: look through it once it has taken effect."""
+        if rules != self.rules and self.router.revalidation is not None:
+            self.router.revalidation.look()
 
     def ask(self, connection: Socket, message: Message) -> Decision | Awaitable[Any]:
         """Ask the plugin once: its decision, or what to wait for (see :meth:`decide`)."""
@@ -341,6 +354,7 @@ class PermissionGate:
         """Hand on what is allowed and tell the client what is not; never raises."""
         try:
             self._conclude(connection, check)
+            self._look_again(check.rules)
         except Exception as error:
             self._report_fault(error)
 

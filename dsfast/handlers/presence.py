@@ -7,6 +7,7 @@ from dsfast._core.fanout import Registry
 from dsfast._core.json_text import dumps
 from dsfast._core.protocol import Message, PresenceAction, Topic
 from dsfast._core.router import Handler
+from dsfast.plugin import StateRegistry
 
 __all__ = ["EVERYONE", "NOBODY", "PresenceHandler"]
 
@@ -21,39 +22,45 @@ NOBODY = "OPEN"
 
 
 class PresenceHandler(Handler):
-    """Counts the connections of each user id and tells subscribers about first logins and last logouts."""
+    """Tells subscribers about first logins and last logouts of a user id.
 
-    def __init__(self, users: Registry, everyone: Registry) -> None:
+    ``online`` is the state registry that counts the connections of each.
+    """
+
+    def __init__(self, users: Registry, everyone: Registry, online: StateRegistry) -> None:
         self._users = users
         # A registry of its own: a client may not reach it by subscribing to a user of that name.
         self._everyone = everyone
-        self._sessions: dict[str, int] = {}
+        self._online = online
+        online.on_add(self._joined)
+        online.on_remove(self._left)
+
+    @property
+    def registry(self) -> Registry:
+        """The subscriptions to single users."""
+        return self._users
 
     @property
     def online(self) -> list[str]:
         """User ids with at least one connection."""
-        return list(self._sessions)
+        return self._online.get_all()
 
     def connected(self, connection: Connection) -> None:
         """A connection has logged in."""
         user = connection.user_id
-        if user is None or user == NOBODY:
-            return
-        sessions = self._sessions.get(user, 0)
-        self._sessions[user] = sessions + 1
-        if not sessions:
-            self._tell(PresenceAction.PRESENCE_JOIN_ALL, PresenceAction.PRESENCE_JOIN, user)
+        if user is not None and user != NOBODY:
+            self._online.add(user)
 
     def disconnected(self, connection: Connection) -> None:
         """A connection that had logged in is gone."""
         user = connection.user_id
-        sessions = self._sessions.get(user, 0) if user is not None else 0
-        if user is None or not sessions:
-            return
-        if sessions > 1:
-            self._sessions[user] = sessions - 1
-            return
-        del self._sessions[user]
+        if user is not None and user != NOBODY:
+            self._online.remove(user)
+
+    def _joined(self, user: str) -> None:
+        self._tell(PresenceAction.PRESENCE_JOIN_ALL, PresenceAction.PRESENCE_JOIN, user)
+
+    def _left(self, user: str) -> None:
         self._tell(PresenceAction.PRESENCE_LEAVE_ALL, PresenceAction.PRESENCE_LEAVE, user)
 
     def _tell(self, to_all: PresenceAction, to_single: PresenceAction, user: str) -> None:
@@ -83,10 +90,10 @@ class PresenceHandler(Handler):
                 )
             )
         elif action == PresenceAction.QUERY_ALL:
-            others = [user for user in self._sessions if user != connection.user_id]
+            others = [user for user in self.online if user != connection.user_id]
             connection.send(Message(Topic.PRESENCE, PresenceAction.QUERY_ALL_RESPONSE, names=others or None))
         elif action == PresenceAction.QUERY:
-            data = dumps({user: user in self._sessions for user in names})
+            data = dumps({user: self._online.has(user) for user in names})
             connection.send(
                 Message(
                     Topic.PRESENCE,

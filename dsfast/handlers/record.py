@@ -340,7 +340,7 @@ class RecordHandler(RecordCore):
                     return False
             if record is None:
                 step.may_read = True  # nothing to hide
-            elif step.is_write and (not step.has_version or step.version not in (-1, record.version + 1)):
+            elif step.is_write and step.shows_record(record.version):
                 # The answer to a conflict contains the record.
                 read = await gate.decide(step.connection, step.message(RecordAction.READ))
                 step.may_read = read is Decision.ALLOWED

@@ -54,7 +54,12 @@ class Revalidation:
         self._again = False
 
     def start(self) -> None:
-        """The rules have changed: look through everything. A look that is running starts once more."""
+        """The rules have changed: look through everything, now and after the checks that are running."""
+        self._gate.rules += 1
+        self.look()
+
+    def look(self) -> None:
+        """Look through everything. A look that is running starts once more."""
         self._again = True
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())

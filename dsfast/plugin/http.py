@@ -71,6 +71,11 @@ class HttpService(Plugin):
         """Addresses and ports that are listened on; empty before the start and after the stop."""
         return []
 
+    @property
+    def listening(self) -> list[str]:
+        """What is listened on, for people: ``host:port`` or ``unix:/path``."""
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses]
+
     def stop_accepting(self) -> None:
         """Refuse new clients from now on; those connected stay until :meth:`close`."""
 

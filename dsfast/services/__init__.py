@@ -9,15 +9,20 @@ if TYPE_CHECKING:
     from dsfast.plugin import (
         Authentication,
         Cache,
+        ClusterNode,
+        ClusterRegistry,
         ConnectionEndpoint,
+        HttpService,
+        LockRegistry,
         Logger,
         Monitoring,
         Permission,
         Plugin,
+        StateRegistryFactory,
         Storage,
+        SubscriptionRegistryFactory,
     )
     from dsfast.services.authentication.hash_pool import HashPool
-    from dsfast.services.http_service import HttpService
     from dsfast.services.storage.write_behind import WriteBehind
 
 __all__ = ["Services"]
@@ -37,6 +42,11 @@ class Services:
     cache: Cache
     authentication: Authentication
     permission: Permission
+    subscriptions: SubscriptionRegistryFactory
+    locks: LockRegistry
+    cluster_node: ClusterNode
+    cluster_registry: ClusterRegistry
+    cluster_states: StateRegistryFactory
     telemetry: Plugin
     http_service: HttpService
     message_distributor: Any

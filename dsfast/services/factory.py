@@ -10,12 +10,19 @@ from dsfast.config.schema import PluginSection, Section
 from dsfast.plugin import (
     Authentication,
     Cache,
+    ClusterNode,
+    ClusterRegistry,
     ConnectionEndpoint,
+    HttpService,
+    LockRegistry,
     Logger,
     Monitoring,
     Permission,
     Plugin,
+    StateRegistryFactory,
     Storage,
+    SubscriptionRegistryFactory,
+    Telemetry,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +39,13 @@ KINDS: dict[str, type[Plugin]] = {
     "authentication": Authentication,
     "permission": Permission,
     "connection_endpoint": ConnectionEndpoint,
-    "telemetry": Plugin,
+    "subscriptions": SubscriptionRegistryFactory,
+    "locks": LockRegistry,
+    "cluster_node": ClusterNode,
+    "cluster_registry": ClusterRegistry,
+    "cluster_states": StateRegistryFactory,
+    "http_service": HttpService,
+    "telemetry": Telemetry,
     "plugin": Plugin,
 }
 """The base class of each kind of plugin."""
@@ -43,6 +56,8 @@ _BUILT_IN = {
     ("logger", "json"): "dsfast.services.logger.json:JsonLogger",
     ("logger", "pino"): "dsfast.services.logger.json:JsonLogger",
     ("monitoring", "none"): "dsfast.services.monitoring:NoMonitoring",
+    ("monitoring", "log"): "dsfast.services.monitoring.log:LogMonitoring",
+    ("monitoring", "http"): "dsfast.services.monitoring.http:HttpMonitoring",
     ("storage", "sqlite"): "dsfast.services.storage.sqlite:SqliteStorage",
     ("storage", "none"): "dsfast.services.storage.none:NoStorage",
     ("storage", "default"): "dsfast.services.storage.none:NoStorage",
@@ -55,9 +70,18 @@ _BUILT_IN = {
     ("permission", "none"): "dsfast.services.permission:OpenPermission",
     ("permission", "config"): "dsfast.services.permission.valve:ValvePermission",
     ("connection_endpoint", "ws-binary"): "dsfast.endpoints.websocket:WebSocketEndpoint",
+    ("connection_endpoint", "http"): "dsfast.endpoints.http:HttpEndpoint",
     ("connection_endpoint", "ws-json"): "dsfast.endpoints.json:JsonEndpoint",
     ("connection_endpoint", "ws-text"): "dsfast.endpoints.text:TextEndpoint",
     ("connection_endpoint", "mqtt"): "dsfast.endpoints.mqtt:MqttEndpoint",
+    ("plugin", "heap-snapshot"): "dsfast.services.heap_snapshot:HeapSnapshot",
+    ("subscriptions", "default"): "dsfast.services.subscriptions:DefaultSubscriptionRegistryFactory",
+    ("locks", "default"): "dsfast.services.locks:LeaderLocks",
+    ("cluster_node", "default"): "dsfast.services.cluster_node:SingleNode",
+    ("cluster_registry", "default"): "dsfast.services.cluster_registry:SingleServer",
+    ("cluster_states", "default"): "dsfast.services.cluster_states:LocalStateRegistryFactory",
+    ("http_service", "default"): "dsfast.services.http_service:HttpService",
+    ("http_service", "uws"): "dsfast.services.http_service:HttpService",
     ("telemetry", "deepstreamIO"): "dsfast.services.telemetry:NoTelemetry",
 }
 

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["class_by_name", "class_by_path", "entry_point_group"]
 
+_GROUPS = {"connection_endpoint": "connection", "http_service": "http_server"}
+"""Where a group of entry points is not called like its kind."""
+
 _CLASS = re.compile(r"(?P<path>.+):(?P<name>[A-Za-z_]\w*)")
 _JAVASCRIPT = (".js", ".cjs", ".mjs", ".ts", ".cts", ".mts", ".jsx", ".tsx")
 
 
 def entry_point_group(kind: str) -> str:
     """The group of entry points in which packages offer plugins of a kind."""
-    return f"dsfast.{'connection' if kind == 'connection_endpoint' else kind}"
+    return f"dsfast.{_GROUPS.get(kind, kind)}"
 
 
 def class_by_path(kind: str, base: type[Plugin], path: str, config: Config) -> type[Any]:

@@ -1,19 +1,25 @@
 /**
  * Runs client cases against a server and prints one JSON line per case: {suite, name, ok, ms, error}.
  *
- *   node run.mjs --list                          one JSON line per suite: {suite, config, cases: [{name, oracle}]}
- *   node run.mjs URL [SUITE ...] [--case NAME ...]
+ *   node run.mjs --list                          one JSON line per suite: its cases with what they need
+ *   node run.mjs URL [SUITE ...] [--case NAME ...] [--transport binary|json]
  */
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
+import { transport } from './lib/client.mjs'
 import { runCase } from './lib/harness.mjs'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { list: { type: 'boolean' }, case: { type: 'string', multiple: true } }
+  options: {
+    list: { type: 'boolean' },
+    case: { type: 'string', multiple: true },
+    transport: { type: 'string', default: 'binary' }
+  }
 })
+transport.name = values.transport
 const [url, ...wanted] = positionals
 const directory = join(dirname(fileURLToPath(import.meta.url)), 'suites')
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n')
@@ -22,7 +28,8 @@ let failed = 0
 for (const file of readdirSync(directory).filter((name) => name.endsWith('.mjs')).sort()) {
   const { suite } = await import(pathToFileURL(join(directory, file)))
   if (values.list) {
-    print({ suite: suite.name, config: suite.config, cases: suite.cases.map(({ name, oracle }) => ({ name, oracle })) })
+    const cases = suite.cases.map(({ name, oracle, json }) => ({ name, oracle, json }))
+    print({ suite: suite.name, config: suite.config, transports: suite.transports, cases })
     continue
   }
   if (wanted.length > 0 && !wanted.includes(suite.name)) continue

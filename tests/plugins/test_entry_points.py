@@ -14,15 +14,16 @@ from dsfast.services.factory import KINDS, missing_methods
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONNECTORS = [
+PLUGINS = [
     (group.removeprefix("dsfast."), name, target)
     for group, entries in PROJECT["entry-points"].items()
     for name, target in entries.items()
-    if group in ("dsfast.cache", "dsfast.storage")
 ]
+IMPORTED = {"hazelcast-python-client": "hazelcast", "opentelemetry-proto": "opentelemetry.proto"}
+"""What is imported of the packages whose modules have another name."""
 
 
-@pytest.mark.parametrize(("kind", "name", "target"), CONNECTORS)
+@pytest.mark.parametrize(("kind", "name", "target"), PLUGINS)
 def test_entry_points_lead_to_plugins(kind, name, target):
     module, _, attribute = target.partition(":")
     plugin = getattr(import_module(module), attribute)
@@ -30,15 +31,13 @@ def test_entry_points_lead_to_plugins(kind, name, target):
     assert missing_methods(KINDS[kind], plugin) == []
 
 
-@pytest.mark.parametrize(("kind", "name", "target"), CONNECTORS)
+@pytest.mark.parametrize(("kind", "name", "target"), PLUGINS)
 def test_a_missing_extra_is_named(kind, name, target):
     """The module is imported where none of the packages of the extra can be."""
     module = target.partition(":")[0]
     extra = module.removeprefix("dsfast_plugins.")
-    packages = [
-        requirement.partition(">")[0] for requirement in PROJECT["optional-dependencies"].get(extra, [])
-    ]
-    blocked = "; ".join(f"sys.modules[{package!r}] = None" for package in packages)
+    packages = [text.partition(">")[0] for text in PROJECT["optional-dependencies"].get(extra, [])]
+    blocked = "; ".join(f"sys.modules[{IMPORTED.get(name, name)!r}] = None" for name in packages)
     code = f"import sys; {blocked or 'pass'}; import {module}"
     result = subprocess.run(
         [sys.executable, "-c", code],

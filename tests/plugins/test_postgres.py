@@ -334,6 +334,7 @@ async def test_upstreams_functions(storage, raw):
         ({"port": "x"}, "option port: expected int"),
         ({"schema": ""}, "option schema: expected a name"),
         ({"max": 1}, "option max: expected int >= 2"),
+        ({"connectionString": "mysql://h"}, "option connectionString: expected postgresql://"),
         ({"notifications": {"INSERT": "yes please"}}, r"option notifications: \[...\]: expected bool"),
         ({"useJsonb": 5}, "option useJsonb: expected bool"),
         ({"ssl": {"ca": "/no/such"}}, "option ssl: expected PEM"),
@@ -616,6 +617,31 @@ async def test_a_server_with_postgres(options, raw):
     async with serve(config) as running:
         client = await RecordClient.login(running)
         assert await client.read("book/2") == (stored[0], {"a": 1})
+
+
+async def test_a_server_whose_postgres_goes_away(raw, proxy):
+    """Acknowledgements wait until the database is back; reads of others fail; the server lives on."""
+    config = {
+        "storage": {"class": PostgresStorage, "options": options_for(proxy, commandTimeout=200)},
+        "record": {"storageRetrievalTimeout": 500},
+    }
+    async with serve(config) as running:
+        client = await RecordClient.login(running)
+        await client.set("book/1", {"a": 1})
+        await proxy.stop()
+        write = {"version": -1, "data": {"a": 2}, "is_write_ack": True, "correlation_id": "w"}
+        client.send(R.CREATEANDUPDATE, name="book/1", **write)
+        client.send(R.READ, name="book/other")
+        message = await client.receive()
+        assert message.action in (R.RECORD_LOAD_ERROR, R.STORAGE_RETRIEVAL_TIMEOUT)
+        assert message.name == "book/other"
+        assert (await client.read("book/1"))[1] == {"a": 2}
+        await running.log.wait_for("STORAGE_WRITE_ERROR")
+        await proxy.restart()
+        await client.expect(R.WRITE_ACKNOWLEDGEMENT, name="book/1", correlation_id="w", is_write_ack=True)
+        assert await raw.fetchval("SELECT val FROM ds.book WHERE id = '1'") == '{"a":2}'
+        assert (await client.read("book/other")) == (-1, None)
+    assert running.log.errors() == []
 
 
 async def test_a_server_with_wrong_options_does_not_start():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
+
+from dsfast.services.addresses import counted_as
 
 __all__ = ["LoginLimiter"]
 
@@ -48,7 +49,7 @@ class LoginLimiter:
 
     def admit(self, address: str | None) -> bool:
         """Take a place for one login; False if it has to be refused."""
-        key = self._key(address)
+        key = counted_as(address)
         if key is None or self._limit is None:
             return True
         now = self._clock()
@@ -67,30 +68,15 @@ class LoginLimiter:
 
     def give_back(self, address: str | None) -> None:
         """The login did not fail, or not by the fault of the client."""
-        key = self._key(address)
+        key = counted_as(address)
         allowance = None if key is None else self._allowances.get(key)
         if allowance is not None and self._limit is not None:
             allowance.left = min(self._limit, allowance.left + 1)
 
     def is_news(self, address: str | None) -> bool:
         """Whether a refusal should be logged: once, until the address has recovered half its allowance."""
-        allowance = self._allowances.get(self._key(address) or "")
+        allowance = self._allowances.get(counted_as(address) or "")
         if allowance is None or allowance.told:
             return False
         allowance.told = True
         return True
-
-    @staticmethod
-    def _key(address: str | None) -> str | None:
-        """By what an address is counted; None if it is not limited."""
-        if not address:
-            return None
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return address[:64]
-        if isinstance(parsed, ipaddress.IPv6Address):
-            if parsed.ipv4_mapped is None:
-                return None if parsed.is_loopback else str(int(parsed) >> 64)
-            parsed = parsed.ipv4_mapped
-        return None if parsed.is_loopback else str(parsed)

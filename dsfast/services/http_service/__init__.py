@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from dsfast._core.connection import Connection, Endpoint
+from dsfast.config.files import resolve_path
+from dsfast.endpoints.admission import Admission
 from dsfast.endpoints.listener import Listener
-from dsfast.plugin import Plugin, PluginError
+from dsfast.endpoints.tls import certificates_of
+from dsfast.plugin import HttpError, HttpMeta, PluginError, Socket
+from dsfast.plugin import HttpService as HttpServiceContract
+from dsfast.services.http_service.cors import METHODS, Cors
 from dsfast.services.http_service.proxies import Proxies
 from dsfast.services.http_service.routes import (
-    HttpError,
-    HttpMeta,
+    JSON,
     HttpResponse,
     Request,
+    Route,
     Routes,
-    answer_of,
+    get_route,
+    post_route,
     text_answer,
 )
 from dsfast.services.logger import FloodGuard
@@ -33,7 +38,7 @@ class WebSocketOwner(Protocol):
         """Its part in the core."""
 
 
-class HttpService(Plugin):
+class HttpService(HttpServiceContract):
     """Listens, answers requests, and hands websockets to the endpoints that have registered their path.
 
     It is made before the endpoints and listens when they are all ready (:meth:`listen`).
@@ -50,10 +55,17 @@ class HttpService(Plugin):
             raise PluginError("HTTP allowAllOrigins set to false but no origins provided")
         self._guard = FloodGuard(self.services.logger)
         self._proxies = Proxies(options.trusted_proxies, self._unknown_proxy)
+        if options.proxy_protocol and not options.trusted_proxies:
+            raise PluginError("proxyProtocol needs trustedProxies: the addresses of those proxies")
+        self._certificates = certificates_of(
+            options.ssl, "/httpServer/options/ssl", self.config, self.logger, alpn=["http/1.1"]
+        )
+        self._cors = Cors(options)
         self._routes = Routes()
         self._requests: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Future[None] | None = None
-        self.register_get_path_prefix(options.health_check_path, self._health)
+        self._health_route = get_route(self._health)
+        self.register_route("GET", options.health_check_path, self._health_route)
 
     def open(self, router: Any) -> None:
         """The handlers are there: make the part in the core."""
@@ -61,17 +73,52 @@ class HttpService(Plugin):
         self.core = Endpoint(router.hub, router.wheel, router, self)
         self.core.paths = {}
         self.core.max_body_size = options.max_message_size
-        self._listener = Listener(self.core)
+        self.core.head_timeout = options.head_timeout
+        self.core.body_timeout = options.body_timeout
+        if options.max_connections is not None or options.max_connections_per_address is not None:
+            self.core.admission = Admission(
+                options.max_connections,
+                options.max_connections_per_address,
+                self._proxies.trusts,
+                self._refused,
+            )
+        self._listener = Listener(
+            self.core,
+            certificates=self._certificates,
+            speaks_for_others=self._proxies.trusts if options.proxy_protocol else None,
+            refused=self._refused,
+        )
 
     # --- for endpoints and plugins
 
     def register_get_path_prefix(self, prefix: str, handler: Callable[[HttpMeta], Any]) -> None:
         """Answer GET requests whose path begins with ``prefix``; the longest prefix counts.
 
-        ``handler(meta)`` returns a JSON value, a triple of status, headers and body, or an awaitable of one;
-        None is an empty 200. It may raise :class:`HttpError`. Raises ValueError if the prefix is taken.
+        A prefix ends at a ``/`` or at the end of the path. ``handler(meta)`` returns a JSON value, a triple
+        of status, headers and body, or an awaitable of one; None is an empty 200. It may raise
+        :class:`dsfast.plugin.HttpError`. Raises ValueError if the prefix is taken.
         """
-        self._routes.add("GET", prefix, handler)
+        self.register_route("GET", prefix, get_route(handler))
+
+    def register_post_path_prefix(self, prefix: str, handler: Callable[[Any, HttpMeta], Any]) -> None:
+        """As :meth:`register_get_path_prefix` for POST requests: ``handler(data, meta)`` gets their body.
+
+        ``data`` is an object or an array, None if there is no body. Bodies that are no JSON or larger than
+        ``maxMessageSize`` are refused before.
+        """
+        self.register_route("POST", prefix, post_route(handler, self.config.http.max_message_size))
+
+    def register_route(self, method: str, prefix: str, route: Route) -> None:
+        """As the others, for those who want the connection and the request as it came."""
+        self._routes.add(method, prefix, route)
+
+    def get_sockets_for_user(self, user_id: str) -> list[Socket]:
+        """The open connections of a user: websockets and streams."""
+        return [
+            connection
+            for connection in self.core.connections
+            if connection.user_id == user_id and not connection.is_closed
+        ]
 
     def register_websocket_endpoint(self, path: str, endpoint: WebSocketOwner) -> None:
         """Hand the websockets that ask for ``path`` to an endpoint. Raises ValueError if it is taken."""
@@ -83,10 +130,12 @@ class HttpService(Plugin):
 
         Browsers send cookies with an upgrade whatever page asks for it, so the rules of HTTP hold here too.
         """
-        options = self.config.http
-        return (
-            options.allow_all_origins or (headers.get("origin") or headers.get("referer")) in options.origins
-        )
+        return self._cors.refusal(headers) is None
+
+    @property
+    def error_headers(self) -> dict[str, str]:
+        """Headers of the core's own answers to what is no proper request."""
+        return self._cors.error_headers
 
     def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
         """Address of a client, behind trusted proxies too."""
@@ -97,13 +146,31 @@ class HttpService(Plugin):
     async def listen(self) -> None:
         """Open the port. Raises OSError."""
         options = self.config.http
-        await self._listener.listen(options.host, options.port)
+        for address in options.addresses:
+            if isinstance(address, str):
+                path = resolve_path(address, self.config.source.directory or ".")
+                await self._listener.listen_unix(path, int(options.unix_socket_mode, 8))
+            else:
+                await self._listener.listen(*address)
         self._listener.accept_when_data_came()
+        if self._certificates is not None:
+            self._certificates.watch()
+
+    async def reload(self) -> bool | None:
+        """Read the certificate again; None without TLS, False if it cannot be used and the old one stays."""
+        return None if self._certificates is None else await self._certificates.reload()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Addresses and ports that are listened on; empty before the start and after the stop."""
         return self._listener.addresses if hasattr(self, "_listener") else []
+
+    @property
+    def listening(self) -> list[str]:
+        """As :attr:`addresses`, for people, and with the Unix sockets."""
+        if not hasattr(self, "_listener"):
+            return []
+        return super().listening + [f"unix:{path}" for path in self._listener.paths]
 
     def stop_accepting(self) -> None:
         """Refuse new clients from now on."""
@@ -121,6 +188,8 @@ class HttpService(Plugin):
     async def _close(self) -> None:
         for task in self._requests:
             task.cancel()
+        if self._certificates is not None:
+            self._certificates.close()
         try:
             await self._listener.close()
         finally:
@@ -135,41 +204,57 @@ class HttpService(Plugin):
     def on_http(self, connection: Connection, request: Request) -> HttpResponse | None:
         """Answer a request that is no upgrade; None if the answer follows."""
         try:
-            answer = self._answer(request)
+            answer = self._answer(connection, request)
         except HttpError as error:
             answer = text_answer(error.status, str(error))
         except Exception as error:
             answer = self._fault(error)
-        if inspect.isawaitable(answer):
-            task = asyncio.ensure_future(self._respond(connection, answer))
+        if isinstance(answer, tuple):
+            return self._finished(request, answer)
+        if answer is not None:
+            task = asyncio.ensure_future(self._respond(connection, request, answer))
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
-            return None
-        return self._finished(answer)
+        return None
 
-    async def _respond(self, connection: Connection, waiting: Any) -> None:
+    async def _respond(self, connection: Connection, request: Request, waiting: Any) -> None:
         try:
             answer = await waiting
         except HttpError as error:
             answer = text_answer(error.status, str(error))
         except Exception as error:
             answer = self._fault(error)
-        connection.respond(*self._finished(answer))
+        if answer is not None:
+            self.respond(connection, request, answer)
 
-    def _answer(self, request: Request) -> Any:
-        if request.method not in ("GET", "POST"):
-            raise HttpError(405, "Unsupported method. Supported methods: GET, POST, OPTIONS")
-        url = request.target.decode("latin-1")
-        handler = self._routes.find(request.method, url.partition("?")[0])
-        if handler is None:
+    def respond(self, connection: Connection, request: Request, answer: HttpResponse) -> None:
+        """Answer a request whose route gave None; nothing happens if its client has gone."""
+        connection.respond(*self._finished(request, answer))
+
+    def _answer(
+        self, connection: Connection, request: Request
+    ) -> HttpResponse | Awaitable[HttpResponse] | None:
+        method = "GET" if request.method == "HEAD" else request.method
+        route = self._routes.find(method, request.target.decode("latin-1").partition("?")[0])
+        # Those who ask whether the server works are no pages.
+        if route is not self._health_route and (refusal := self._cors.refusal(request.headers)):
+            return refusal
+        if method == "OPTIONS":
+            return self._cors.preflight(request.headers)
+        if method not in ("GET", "POST"):
+            status, headers, body = text_answer(405, f"Unsupported method. Supported methods: {METHODS}")
+            return status, {**headers, "Allow": "GET, HEAD, POST, OPTIONS"}, body
+        if route is None:
             raise HttpError(404, "Endpoint not found.")
-        return answer_of(handler(HttpMeta(request.headers, url)))
+        return route(connection, request)
 
-    def _finished(self, answer: HttpResponse) -> HttpResponse:
+    def _finished(self, request: Request, answer: HttpResponse) -> HttpResponse:
         status, headers, body = answer
-        if self.config.http.allow_all_origins:
-            headers = {**headers, "Access-Control-Allow-Origin": "*"}
-        return status, headers, body
+        return status, {**headers, **self.cors_headers(request)}, body
+
+    def cors_headers(self, request: Request) -> dict[str, str]:
+        """What every answer to a request tells the browser."""
+        return self._cors.headers(request.headers)
 
     def _fault(self, error: Exception) -> HttpResponse:
         self.log_exception("exception while answering a request", error)
@@ -187,11 +272,17 @@ class HttpService(Plugin):
             status, body = 503, b'{"status":"unhealthy"}'
         elif writer is not None and writer.degraded:
             body = b'{"status":"degraded"}'
-        return status, {"Content-Type": "application/json; charset=utf-8"}, body
+        return status, JSON, body
 
     def log_exception(self, text: str, error: Exception) -> None:
         """A fault of the server itself; the request that met it is lost, nothing else is."""
         self._guard.error("server", "ERROR", f"{text}: {error!r}")
+
+    def _refused(self, address: str, reason: str) -> None:
+        """A connection did not come about."""
+        self._guard.info(
+            address, "CONNECTION_ERROR", f"connection of {address or 'somebody'} refused: {reason}"
+        )
 
     def _unknown_proxy(self, address: str) -> None:
         self.logger.warn(

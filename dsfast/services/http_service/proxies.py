@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 
 from dsfast.plugin import PluginError
+from dsfast.services.addresses import UNIX
 
 __all__ = ["Proxies"]
 
@@ -17,14 +18,16 @@ MAX_ADDRESS = 64
 class Proxies:
     """The proxies that are believed about the addresses of their clients.
 
-    ``trusted`` are addresses and networks (``10.0.0.0/8``). Raises :class:`PluginError` for anything else.
+    ``trusted`` are addresses and networks (``10.0.0.0/8``), and ``unix`` for whoever comes by a Unix socket.
+    Raises :class:`PluginError` for anything else.
     ``on_unknown`` is called once with the address of a loopback peer that forwards without being trusted:
     everybody behind it then counts as one, which is hardly meant.
     """
 
     def __init__(self, trusted: Sequence[str], on_unknown: Callable[[str], None]) -> None:
+        self._unix = UNIX in trusted
         try:
-            self._networks = [ipaddress.ip_network(text, strict=False) for text in trusted]
+            self._networks = [ipaddress.ip_network(text, strict=False) for text in trusted if text != UNIX]
         except ValueError as error:
             raise PluginError(f"httpServer.options.trustedProxies: {error}") from None
         self._on_unknown: Callable[[str], None] | None = on_unknown
@@ -38,7 +41,7 @@ class Proxies:
         forwarded = headers.get(FORWARDED)
         if not forwarded or peer is None:
             return peer
-        if not self._trusts(peer):
+        if not self.trusts(peer):
             self._notice(peer)
             return peer
         address = peer
@@ -47,11 +50,14 @@ class Proxies:
                 break
             parsed = _parse(entry)
             address = str(parsed) if parsed else entry[:MAX_ADDRESS]
-            if not self._trusts(address):
+            if not self.trusts(address):
                 break
         return address
 
-    def _trusts(self, address: str) -> bool:
+    def trusts(self, address: str) -> bool:
+        """Whether this is the address of a trusted proxy."""
+        if address == UNIX:
+            return self._unix
         parsed = _parse(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 

@@ -43,6 +43,7 @@ class ValvePermission(Permission):
         self._changed: list[Callable[[], object]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()  # else an older state of the file could be the last to be used
         self.core: ValveGate
 
     @property
@@ -53,6 +54,7 @@ class ValvePermission(Permission):
 
     def init(self) -> None:
         """Read the rules. Raises :class:`PluginError` if they are invalid."""
+        seen = None if self._file is None else _identity(self._file)
         try:
             rules = self._read()
         except (RuleFileError, ConfigError) as error:
@@ -60,7 +62,8 @@ class ValvePermission(Permission):
         self.core = ValveGate(self._table(rules), self._max_runs)
         self._sweep()
         if self.options.watch_interval is not None and self._file is not None:
-            self._watcher = asyncio.ensure_future(self._watch(self._file, self.options.watch_interval / 1000))
+            interval = self.options.watch_interval / 1000
+            self._watcher = asyncio.ensure_future(self._watch(self._file, seen, interval))
 
     async def when_ready(self) -> None:
         """Warn if clients may read what they had better not."""
@@ -89,14 +92,15 @@ class ValvePermission(Permission):
 
     async def reload(self) -> bool:
         """Read the file of the rules again and use it; False if it is invalid, and the old rules stay."""
-        try:
-            rules = await asyncio.to_thread(self._read)
-        except (RuleFileError, ConfigError) as error:
-            text = f"the old permission rules stay: invalid permission config - {_text(error)}"
-            self.logger.error("INVALID_CONFIG_DATA", text)
-            return False
-        self._use(rules)
-        return True
+        async with self._reloading:
+            try:
+                rules = await asyncio.to_thread(self._read)
+            except (RuleFileError, ConfigError) as error:
+                text = f"the old permission rules stay: invalid permission config - {_text(error)}"
+                self.logger.error("INVALID_CONFIG_DATA", text)
+                return False
+            self._use(rules)
+            return True
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` whenever the rules have been replaced, unless ``revalidateOnReload`` is off."""
@@ -197,9 +201,8 @@ class ValvePermission(Permission):
         interval = self.options.cache_evacuation_interval / 1000
         self._sweeper = asyncio.get_running_loop().call_later(interval, self._sweep)
 
-    async def _watch(self, file: Path, interval: float) -> None:
-        """Reload when the file is another one than before."""
-        seen = _identity(file)
+    async def _watch(self, file: Path, seen: tuple[int, int, int] | None, interval: float) -> None:
+        """Reload when the file is another one than the one that was ``seen``."""
         while True:
             await asyncio.sleep(interval)
             now = _identity(file)

@@ -64,6 +64,9 @@ def postgres_options(given: Mapping[str, Any]) -> tuple[PostgresOptions, list[st
     for name, value in (("schema", options.schema), ("defaultTable", options.default_table)):
         if not value or "\0" in value:
             raise OptionError(f"option {name}: expected a name")
+    text = options.connection_string
+    if text is not None and not text.startswith(("postgres://", "postgresql://")):
+        raise OptionError("option connectionString: expected postgresql://user:password@host:port/database")
     for event in options.notifications or ():
         if event not in EVENTS:
             warnings.append(f"option notifications: {event} is none of {', '.join(EVENTS)}")

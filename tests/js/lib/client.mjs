@@ -12,6 +12,13 @@ const { socketFactory } = require('@deepstream/client/dist/src/connection/socket
 export const { TOPIC, CONNECTION_ACTION, AUTH_ACTION, EVENT_ACTION, RECORD_ACTION, RPC_ACTION, PRESENCE_ACTION, PARSER_ACTION } = C
 export const { REMOTE_WINS, LOCAL_WINS } = require('@deepstream/client/dist/src/record/merge-strategy')
 
+/** How the clients of the cases talk: binary, or json (run.mjs --transport). */
+export const transport = { name: 'binary' }
+const TRANSPORTS = {
+  binary: {},
+  json: { path: '/deepstream-json', socketOptions: { jsonTransportMode: true } }
+}
+
 const CONNECTING = 0
 const CLOSED = 3
 
@@ -146,6 +153,7 @@ export function connect (url, options = {}) {
     reconnectIntervalIncrement: 20,
     maxReconnectInterval: 100,
     maxReconnectAttempts: 1000,
+    ...TRANSPORTS[transport.name],
     ...options,
     socketFactory: wire.factory()
   })

@@ -9,21 +9,28 @@ import { bounded, Calls, WAIT_LIMIT } from './wait.mjs'
 /** How long a case may take as a whole (milliseconds). */
 const CASE_LIMIT = 10000
 
-/** A list of cases that share one server. `config` is the server's configuration (camel case keys). */
+/**
+ * A list of cases that share one server. `config` is the server's configuration (camel case keys), `transports` how the
+ * clients may talk (run.mjs --transport), `Case` the class of what the cases get.
+ */
 export class Suite {
-  constructor (name, config = {}) {
+  constructor (name, config = {}, { transports = ['binary', 'json'], Case = Context } = {}) {
     this.name = name
     this.config = config
+    this.transports = transports
+    this.Case = Case
     this.cases = []
   }
 
   /**
    * Adds a case. `options.oracle`: why the reference server cannot pass it (a fault that the spec tells to avoid);
-   * `options.limit`: milliseconds for a case that needs longer than others.
+   * `options.json`: why it cannot be passed in the client's JSON mode; `options.limit`: milliseconds for a case that
+   * needs longer than others.
    */
   case (name, body, options = {}) {
     assert(!this.cases.some((other) => other.name === name), `case "${name}" exists twice`)
-    this.cases.push({ name, body, oracle: options.oracle, limit: options.limit ?? CASE_LIMIT })
+    const { oracle, json, limit = CASE_LIMIT } = options
+    this.cases.push({ name, body, oracle, json, limit, Case: this.Case })
   }
 }
 
@@ -132,7 +139,7 @@ export class Context {
 
 /** Runs one case; the result has name, ok, ms and, after a failure, error. */
 export async function runCase (entry, url) {
-  const context = new Context(url)
+  const context = new entry.Case(url)
   const started = Date.now()
   const warnings = []
   const warn = console.warn

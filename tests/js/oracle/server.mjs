@@ -119,7 +119,7 @@ server.set('storage', new FileStorage(directory))
 if (!values['data-dir']) {
   process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
   if (!config.auth) server.set('authentication', new TestAuthentication())
-  server.set('permission', new TestPermission())
+  if (!config.permission) server.set('permission', new TestPermission())
 }
 server.on('started', () => console.log(JSON.stringify({ ready: true, port })))
 server.on('stopped', () => process.exit(0))

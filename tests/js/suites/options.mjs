@@ -114,4 +114,4 @@ suite.case('small messages only', async (t) => {
   client.record.setData(name, { text: 'x'.repeat(2000) })
   await t.until(() => client.wire.sockets.length === 2 && client.getConnectionState() === 'OPEN', 'closed and connected again')
   assert.deepEqual(await client.record.snapshot(name), { text: 'x'.repeat(800) })
-})
+}, { json: 'sends each value twice' })

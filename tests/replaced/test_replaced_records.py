@@ -1,0 +1,3 @@
+"""The tests of tests/test_records.py, on services in plain Python."""
+
+from tests.test_records import *  # noqa: F403

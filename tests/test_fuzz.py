@@ -1,20 +1,25 @@
 """Random, mutated and truncated messages and frames against a server process that others are using.
 
+In the binary protocol, the text protocol and JSON.
+
 ``DSFAST_FUZZ`` is the number of messages (default 50 000), ``DSFAST_FUZZ_SEED`` makes a run repeatable.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from wire import BINARY, CHALLENGE, CLOSE, TIMEOUT, Client, auth_request, frame, upgrade_request
+from wire import BINARY, CHALLENGE, CLOSE, TEXT, TIMEOUT, Client, auth_request, frame, upgrade_request
 
 from dsfast._core.protocol import (
     AuthAction,
@@ -58,7 +63,10 @@ async def main():
     server = Server({
         "logLevel": "WARN", "showLogo": False, "storage": {"type": "default"},
         "httpServer": {"type": "default", "options": {"host": "127.0.0.1", "port": 0}},
-        "connectionEndpoints": [{"type": "ws-binary", "options": {"maxBadMessages": 1000000000}}],
+        "connectionEndpoints": [
+            {"type": kind, "options": {"maxBadMessages": 1000000000}}
+            for kind in ("ws-binary", "ws-text", "ws-json")
+        ],
         "rpc": {"ackTimeout": 20, "responseTimeout": 40},
         "listen": {"responseTimeout": 20},
         "record": {"maxSize": 100000, "maxArrayLength": 1000},
@@ -123,8 +131,8 @@ ACTIONS = {
 WEIGHTS = [1, 1, 6, 12, 6, 4]
 
 
-def message(rng):
-    """A message that can be encoded, sensible or not."""
+def fields_of_a_message(rng):
+    """Topic, action and fields of a message that can be encoded, sensible or not."""
     topic = rng.choices(list(ACTIONS), WEIGHTS)[0]
     action = rng.choice(list(ACTIONS[topic])) if rng.random() < 0.95 else rng.randrange(-5, 300)
     fields = {}
@@ -150,7 +158,109 @@ def message(rng):
     if rng.random() < 0.1:
         fields["requestor_name"] = rng.choice(TEXTS)
         fields["requestor_data"] = "1"
+    return topic, action, fields
+
+
+def message(rng):
+    """A message of the binary protocol, sensible or not."""
+    topic, action, fields = fields_of_a_message(rng)
     return encode(Message(topic, action, **fields))
+
+
+def json_message(rng):
+    """The same as an object, now and then with a value of a wrong type."""
+    topic, action, fields = fields_of_a_message(rng)
+    names = {"correlation_id": "correlationId", "is_ack": "isAck", "is_error": "isError"}
+    names |= {
+        "is_write_ack": "isWriteAck",
+        "requestor_name": "requestorName",
+        "requestor_data": "requestorData",
+    }
+    fields = {names.get(key, key): value for key, value in fields.items()}
+    data = fields.pop("data", b"").decode("utf-8", "replace")
+    if rng.random() < 0.5:
+        fields["data"] = data
+    else:
+        with contextlib.suppress(ValueError, RecursionError):
+            fields["parsedData"] = json.loads(data)
+    if rng.random() < 0.1:
+        fields[rng.choice([*fields, "name", "names", "data"])] = rng.choice(
+            [None, 1, -1.5, 1e300, 2**70, True, [], [1], {}, {"length": 1e9}, "\ud800", "x"]
+        )
+    if rng.random() < 0.05:
+        topic = rng.choice([0, 1, 77, 2**40, "4", None, 4.0])
+    return json.dumps({"topic": topic, "action": action, **fields}).encode()
+
+
+# Topic, action and parts of the text protocol's messages: the letters are those of MAKERS.
+TEXT_FORMS = [
+    *("CPI", "CPO", "CCHRn", "AREQj", "EEVTnt", "ESn", "EUSn", "ELr", "EULr", "ELArn", "ELRrn"),
+    *(
+        "RUnvj",
+        "RUnvjw",
+        "RPnvpt",
+        "RPnvptw",
+        "RCUnvjw",
+        "RCUnvptw",
+        "RCRn",
+        "RSNn",
+        "RRn",
+        "RHDn",
+        "RHn",
+        "RDn",
+    ),
+    *(
+        "RSn",
+        "RUSn",
+        "RLr",
+        "RULr",
+        "RLArn",
+        "RLRrn",
+        "PREQnct",
+        "PAcnc",
+        "PRESnct",
+        "PREJnc",
+        "PEtnc",
+        "PSn",
+    ),
+    *("PUSn", "UQc", "UQcu", "USc", "UScu", "UUSc", "UUScu"),
+]
+MAKERS = {
+    "n": lambda rng: rng.choice(TEXTS),
+    "r": lambda rng: rng.choice(PATTERNS),
+    "p": lambda rng: rng.choice(PATHS),
+    "c": lambda rng: rng.choice(["1", "2", "", "REQ", "x" * 100]),
+    "v": lambda rng: rng.choice(["-1", "0", "1", "2", "3", "2147483647", "2147483648", "x", "", "-", "1.5"]),
+    "j": lambda rng: rng.choice(DATA).decode("utf-8", "replace"),
+    "t": lambda rng: rng.choice(["T", "F", "L", "U", "S", "N1", "N", "NNaN", "null", "", "?", "Ttt"])
+    if rng.random() < 0.4 else rng.choice("OSN") + MAKERS["j"](rng),
+    "u": lambda rng: rng.choice(['["a"]', '["user","b"]', "[]", '[""]', "[1]", "{", '"a"', '["\\ud800"]']),
+    "w": lambda rng: rng.choice(['{"writeSuccess":true}', "{}", "", "x"]),
+}  # fmt: skip
+
+
+def text_message(rng):
+    """A message of the text protocol, sensible or not."""
+    topic, action, parts = re.fullmatch("(.)([A-Z]+)([a-z]*)", rng.choice(TEXT_FORMS)).groups()
+    parts = [MAKERS[rng.choice([*MAKERS]) if rng.random() < 0.03 else kind](rng) for kind in parts]
+    if rng.random() < 0.05:
+        topic = rng.choice("XZCAERPU")
+    if rng.random() < 0.05:
+        parts = parts[: rng.randrange(len(parts) + 1)] + parts[: rng.randrange(len(parts) + 1)]
+    return "\x1f".join([topic, action, *parts]).encode() + b"\x1e"
+
+
+def other_payload(rng, make):
+    """What goes into one websocket message of the text protocol or of JSON."""
+    kind = rng.random()
+    if kind < 0.85:
+        return make(rng)
+    if kind < 0.95:
+        return b"".join(make(rng) for _ in range(rng.randrange(2, 6)))
+    if kind < 0.99:
+        # Mostly still UTF-8, without which nobody looks at it.
+        return mutate(rng, make(rng)).decode("utf-8", "ignore").encode()
+    return mutate(rng, make(rng))
 
 
 def varint(n):
@@ -282,30 +392,56 @@ async def swallow(client):
     client.writer.close()
 
 
-async def test_messages_of_all_kinds(target):
+async def binary_client(port):
+    return await Client.login(port, "user")
+
+
+async def text_client(port):
+    client = await Client.websocket(port, "/deepstream-v3")
+    client.write(frame(b'A\x1fREQ\x1f{"username":"user"}\x1e', TEXT))
+    return client
+
+
+async def json_client(port):
+    client = await Client.websocket(port, "/deepstream-json")
+    client.write(frame(b'{"topic":2,"action":5}', TEXT))
+    client.write(frame(b'{"topic":3,"action":2,"parsedData":{"username":"user"}}', TEXT))
+    return client
+
+
+@pytest.mark.parametrize(
+    ("login", "make", "opcode", "count"),
+    [
+        pytest.param(binary_client, payload, BINARY, MESSAGES // 2, id="binary"),
+        pytest.param(text_client, partial(other_payload, make=text_message), TEXT, MESSAGES // 4, id="text"),
+        pytest.param(json_client, partial(other_payload, make=json_message), TEXT, MESSAGES // 8, id="json"),
+    ],
+)
+async def test_messages_of_all_kinds(target, login, make, opcode, count):
     rng = random.Random(SEED)
     await target.watch()
     clients = []
     memory = 0
-    for batch in range(0, MESSAGES // 2, BATCH):
+    for batch in range(0, count, BATCH):
         clients = [item for item in clients if not item[1].done()]
         while len(clients) < 4:
-            client = await Client.login(target.port, "user")
+            client = await login(target.port)
             clients.append((client, asyncio.ensure_future(swallow(client))))
         client, _ = rng.choice(clients)
         if client.writer.is_closing():
             continue
-        client.send(*[payload(rng) for _ in range(BATCH)])
+        client.write(b"".join(frame(make(rng), opcode) for _ in range(BATCH)))
         with contextlib.suppress(ConnectionError):
             await client.drain()
         if rng.random() < 0.05:
             client.reset()
         await target.check()
-        if batch <= MESSAGES // 6:
+        if batch <= count // 3:
             memory = target.rss()
     assert target.rss() - memory < 32 * MIB
     for client, swallowing in clients:
-        client.write(frame(b"", CLOSE))
+        if not client.writer.is_closing():
+            client.write(frame(b"", CLOSE))
         await asyncio.wait_for(swallowing, TIMEOUT)
     await target.check()
     await asyncio.to_thread(target.stop)

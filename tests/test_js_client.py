@@ -1,8 +1,8 @@
 """The official JavaScript clients against a server process: the cases of ``tests/js/suites``, one test each.
 
 A suite runs over each of its transports: the present client over the binary protocol and in its JSON mode,
-the one of before version 4 over text. Each such run has its own server process (``tests/js_server.py``) and one
-Node process that runs its selected cases. ``npm ci`` in ``tests/js`` has to be done before. With
+the one of before version 4 over text. Each such run has its own server process (``tests/js_server.py``) and
+one Node process that runs its selected cases. ``npm ci`` in ``tests/js`` has to be done before. With
 ``DSFAST_ORACLE=1`` the binary cases run against the reference server instead (``npm ci`` in
 ``tests/js/oracle``). Cases that cannot pass there, or over JSON, are skipped with the reason.
 """

@@ -99,6 +99,9 @@ void ds_text(int field, const void *p, size_t n);
 void ds_int(int field, int64_t v);
 void ds_send(conn *c, int topic);
 
+// text.c
+extern const protocol text_v3, json_ws;
+
 // peers.c
 extern const protocol nats, redis, toy;
 

@@ -19,6 +19,28 @@ from dsfast._core.protocol cimport *
 from dsfast._core.protocol import AuthAction, EventAction, PresenceAction, RecordAction, RpcAction
 from dsfast._core.router cimport action_of, answer_invalid
 
+cdef extern from *:
+    """
+    #define DSF_ESCAPED(c) (unsigned char)(((c) < 0x20) | ((c) == '"') | ((c) == '\\\\'))
+    /* Whether one of 16 bytes cannot stand for itself in a JSON string; without a way out the loop is vector code. */
+    __attribute__((optimize("O3"))) static inline int dsf_escaped_16(const char *p) {
+        unsigned char found = 0;
+        for (int i = 0; i < 16; i++) found |= DSF_ESCAPED((unsigned char)p[i]);
+        return found;
+    }
+    static int dsf_needs_escapes(const char *p, size_t n) {
+        int found = 0;
+        size_t i;
+        if (n < 16) {
+            for (i = 0; i < n; i++) found |= DSF_ESCAPED((unsigned char)p[i]);
+            return found;
+        }
+        for (i = 0; i + 16 <= n; i += 16) found |= dsf_escaped_16(p + i);
+        return found | dsf_escaped_16(p + n - 16);
+    }
+    """
+    bint needs_escapes "dsf_needs_escapes"(const char *p, size_t n) noexcept nogil
+
 cdef enum:
     US = 0x1F           # between the parts
     RS = 0x1E           # behind every message
@@ -135,16 +157,19 @@ cdef dict ERROR_NAMES = error_names()
 # --- values ------------------------------------------------------------------------------------------------------
 
 cdef int string_to_json(Buf *out, const char *p, Py_ssize_t n) except -1:
-    """Append a text as a JSON string."""
-    cdef Py_ssize_t i
+    """Make a text a JSON string, the only contents of ``out``."""
+    cdef char *q
     cdef bytes text
-    for i in range(n):
-        if <unsigned char>p[i] < 0x20 or p[i] == c'"' or p[i] == c"\\":
-            text = orjson.dumps(p[:n].decode())
-            return buf_add(out, PyBytes_AS_STRING(text), <size_t>PyBytes_GET_SIZE(text))
-    buf_add(out, b'"', 1)
-    buf_add(out, p, <size_t>n)
-    return buf_add(out, b'"', 1)
+    out.n = 0
+    if needs_escapes(p, <size_t>n):
+        text = orjson.dumps(p[:n].decode())
+        return buf_add(out, PyBytes_AS_STRING(text), <size_t>PyBytes_GET_SIZE(text))
+    q = buf_room(out, <size_t>n + 2)
+    q[0] = c'"'
+    memcpy(q + 1, p, <size_t>n)
+    q[n + 1] = c'"'
+    out.n = <size_t>n + 2
+    return 0
 
 
 cdef bint typed_to_json(const char *p, Py_ssize_t n, Slice *out, Buf *space) except -1:
@@ -158,7 +183,6 @@ cdef bint typed_to_json(const char *p, Py_ssize_t n, Slice *out, Buf *space) exc
     if n == 0:
         return False
     if p[0] == c"S":
-        space.n = 0
         string_to_json(space, p + 1, n - 1)
         out.p = space.p
         out.n = <Py_ssize_t>space.n
@@ -294,7 +318,6 @@ cdef class TextProtocol(Protocol):
 
     def __dealloc__(self):
         buf_free(&self.spare_value)
-        buf_free(&self.spare_raw)
         buf_free(&self.spare_text)
 
     # --- from the client -----------------------------------------------------------------------------------------
@@ -327,32 +350,36 @@ cdef class TextProtocol(Protocol):
         return 0
 
     cdef int one(self, Connection c, const char *p, const char *end) except -1:
-        """Handle one message."""
+        """Handle one message of at least three bytes: the letter of its topic, the letters of its action, its parts."""
         cdef Slice[MAX_PARTS] part
-        cdef const char *stop
+        cdef const char *stop = p + 2
         cdef int count = 0, topic, i
-        cdef uint32_t letters
-        while True:
+        cdef uint32_t number
+        if p[1] != US:
+            return self.malformed(c)
+        while stop < end and stop[0] != US:
+            stop += 1
+        number = number_of(p + 2, <size_t>(stop - p) - 2)
+        for topic in range(T_CONNECTION, T_PRESENCE + 1):
+            if p[0] == TOPIC_LETTERS[topic]:
+                break
+        else:
+            return self.malformed(c)
+        part[0].p = p + 2
+        part[0].n = stop - p - 2
+        while stop < end:
+            if count == MAX_PARTS - 1:
+                return self.malformed(c)
+            p = stop + 1
             stop = <const char*>memchr(p, US, <size_t>(end - p))
             if stop == NULL:
                 stop = end
-            if count == MAX_PARTS:
-                return self.malformed(c)
+            count += 1
             part[count].p = p
             part[count].n = stop - p
-            count += 1
-            if stop == end:
-                break
-            p = stop + 1
-        if part[0].n != 1 or count < 2:
-            return self.malformed(c)
-        number = number_of(part[1].p, <size_t>part[1].n)
-        for topic in range(T_CONNECTION, T_PRESENCE + 1):
-            if part[0].p[0] == TOPIC_LETTERS[topic]:
-                for i in range(FIRST[topic], FIRST[topic + 1]):
-                    if REQUESTS[i].number == number and REQUESTS[i].parts == count - 2:
-                        return self.request(c, &REQUESTS[i], part)
-                break
+        for i in range(FIRST[topic], FIRST[topic + 1]):
+            if REQUESTS[i].number == number and REQUESTS[i].parts == count:
+                return self.request(c, &REQUESTS[i], part)
         return self.malformed(c)
 
     cdef int malformed(self, Connection c) except -1:
@@ -362,17 +389,15 @@ cdef class TextProtocol(Protocol):
 
     cdef int request(self, Connection c, const Request *r, const Slice *part) except -1:
         """Handle a message as if it had come in binary form."""
-        # Out of everybody's reach while they are used: whatever runs in between may lead to another message.
-        cdef Buf value = self.spare_value, raw = self.spare_raw
-        self.spare_value = self.spare_raw = Buf(NULL, 0, 0)
-        raw.n = 0
+        # Out of everybody's reach while it is used: whatever runs in between may lead to another message.
+        cdef Buf value = self.spare_value
+        self.spare_value = Buf(NULL, 0, 0)
         try:
-            return self.hand_on(c, r, part, &value, &raw)
+            return self.hand_on(c, r, part, &value)
         finally:
             give_back(&self.spare_value, &value)
-            give_back(&self.spare_raw, &raw)
 
-    cdef int hand_on(self, Connection c, const Request *r, const Slice *part, Buf *value, Buf *raw) except -1:
+    cdef int hand_on(self, Connection c, const Request *r, const Slice *part, Buf *value) except -1:
         cdef Msg m
         cdef Slice json, p
         cdef int64_t version
@@ -380,10 +405,11 @@ cdef class TextProtocol(Protocol):
         cdef char kind
         cdef bint good = True
         cdef list names = None
+        cdef Buf raw = Buf(NULL, 0, 0)
         start(&m, r.topic, r.action)
         for i in range(r.parts):
             kind = r.layout[i]
-            p = part[2 + i]
+            p = part[1 + i]
             if kind == c"n":
                 set_text(&m, S_NAME, p.p, p.n)
             elif kind == c"t":
@@ -414,7 +440,6 @@ cdef class TextProtocol(Protocol):
                 if is_text(&p, b'{"writeSuccess":true}'):
                     set_int(&m, I_IS_WRITE_ACK, 1)
             elif kind == c"x":
-                value.n = 0
                 string_to_json(value, p.p, p.n)
                 set_text(&m, S_DATA, value.p, <Py_ssize_t>value.n)
             elif kind == c"u":
@@ -425,23 +450,24 @@ cdef class TextProtocol(Protocol):
             return answer_invalid(c, &m) if c.state == ST_OPEN else self.malformed(c)
         if r.topic == T_RECORD and c.state == ST_OPEN and (r.action == REC_READ or r.action == REC_HEAD):
             self.note(c, r.action, part)
-        if names is None:
-            # The fields stay where they are, in what the client has sent: no need to read them again.
-            encode_msg(&m, raw)
-            m.canonical = True
-            m.body = m.end = raw.p
-        else:
-            try:
-                encode_msg(&m, raw, names)
-            except UnicodeEncodeError:      # half of a surrogate pair
-                return self.malformed(c)
+        if names is None and c.holds == 0 and not c.waiting:
+            # Nobody needs the binary form: the fields stay where they are, in what the client has sent.
+            m.canonical = False
+            m.body = m.end = part[0].p
+            return c.on_message(&m, m.body, 0)
+        try:
+            encode_msg(&m, &raw, names)
             decode_msg(raw.p, raw.p + raw.n, &m)
-        return c.on_message(&m, raw.p, raw.n)
+            return c.on_message(&m, raw.p, raw.n)
+        except UnicodeEncodeError:      # half of a surrogate pair
+            return self.malformed(c)
+        finally:
+            buf_free(&raw)
 
     cdef int note(self, Connection c, int action, const Slice *part) except -1:
         """What a READ or HEAD was called has to be known when the answer comes, which only tells the name."""
-        cdef tuple key = (action, part[2].p[:part[2].n])
-        c.extra.setdefault(key, []).append(part[1].p[:part[1].n])
+        cdef tuple key = (action, part[1].p[:part[1].n])
+        c.extra.setdefault(key, []).append(part[0].p[:part[0].n])
         return 0
 
     cdef bytes asked(self, Connection c, const Msg *m):

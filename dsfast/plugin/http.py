@@ -79,6 +79,9 @@ class HttpService(Plugin):
     def stop_accepting(self) -> None:
         """Refuse new clients from now on; those connected stay until :meth:`close`."""
 
+    def on_empty(self) -> None:
+        """The last connection of the port is gone (called by the endpoints that share it)."""
+
     def origin_allowed(self, headers: Mapping[str, str]) -> bool:
         """Whether a page of this origin may open a websocket."""
         return True

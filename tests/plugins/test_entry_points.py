@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dsfast.config import load
 from dsfast.services.factory import KINDS, missing_methods
+from dsfast.services.plugin_loader import class_by_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,6 +31,23 @@ def test_entry_points_lead_to_plugins(kind, name, target):
     plugin = getattr(import_module(module), attribute)
     assert issubclass(plugin, KINDS[kind])
     assert missing_methods(KINDS[kind], plugin) == []
+
+
+def test_a_configuration_finds_them_by_name(tmp_path, monkeypatch):
+    """As after ``pip install``, whose entry points are a file beside the package."""
+    info = tmp_path / "dsfast_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dsfast-test\nVersion: 1.0\n")
+    lines = [
+        line
+        for group, entries in PROJECT["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {target}" for name, target in entries.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for kind, name, target in PLUGINS:
+        found = class_by_name(kind, KINDS[kind], name.upper(), load())
+        assert f"{found.__module__}:{found.__name__}".startswith(target.partition(":")[0])
 
 
 @pytest.mark.parametrize(("kind", "name", "target"), PLUGINS)

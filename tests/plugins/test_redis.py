@@ -322,6 +322,8 @@ async def test_commands_survive_a_lost_connection(raw, proxy):
         running = False
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*workers)
+        assert cache.client._bytes == 0
+        assert len(cache.client._links) == 1
         for name, version in written.items():
             assert raw.mget(f"{name}_v", f"{name}_d") == [b"%d" % version, b'{"version":%d}' % version]
 

@@ -33,6 +33,13 @@ class _Lane:
         self.inflight = 0
         self.drained: asyncio.Future[None] | None = None
 
+    def note_drained(self) -> None:
+        """Tell who waits for it when everything that was sent is answered."""
+        if not self.inflight and self.drained is not None:
+            if not self.drained.done():
+                self.drained.set_result(None)
+            self.drained = None
+
 
 class Action(Enum):
     """What to do about an answer that is an error."""
@@ -194,9 +201,7 @@ class Client(ABC):
         else:
             self._delay = MIN_DELAY
             self._finish(command, reply)
-        if not lane.inflight and lane.drained is not None:
-            lane.drained.set_result(None)
-            lane.drained = None
+        lane.note_drained()
 
     def _on_error(self, command: Command, lane: _Lane, reply: Exception) -> None:
         action = self.judge(lane.index, reply)
@@ -233,9 +238,7 @@ class Client(ABC):
                 continue
             lane.inflight -= 1
             self._again(command, error, self._limits.max_retries)
-            if not lane.inflight and lane.drained is not None:
-                lane.drained.set_result(None)
-                lane.drained = None
+            lane.note_drained()
         if known and not self._closed:
             self._note_outage(error)
             for lane in self._lanes:
@@ -309,7 +312,10 @@ class Client(ABC):
     async def _link_to(self, address: Address) -> Link:
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = await self.connect(address)
+            link = await self.connect(address)
+            if link.lost is not None:  # it has ended while we were told that it is there
+                raise link.lost
+            self._links[address] = link
         return link
 
     def _note_outage(self, error: Exception) -> None:
@@ -348,10 +354,8 @@ class Client(ABC):
             if command.deadline > now:
                 break
             late = True
-            done, command.done = (
-                command.done,
-                None,
-            )  # its answer may still come and is not mistaken for another
+            # The place stays: its answer may still come, and must not be taken for another's.
+            done, command.done = command.done, None
             if done is not None:
                 done(self._too_late())
         if late and now - link.last_received >= self._timeout:

@@ -76,6 +76,8 @@ class Link(asyncio.Protocol):
     def __init__(self, address: Address, reader: Reader, on_reply: OnReply, on_lost: OnLost) -> None:
         self.address = address
         self.last_received = 0.0
+        self.lost: Exception | None = None
+        """Why the connection has ended; None as long as it has not."""
         self.pending: deque[Command] = deque()
         self._reader = reader
         self._on_reply = on_reply
@@ -155,8 +157,8 @@ class Link(asyncio.Protocol):
         """Called by the event loop."""
         unanswered, self.pending = list(self.pending), deque()
         self._transport = None
-        error = self._why or exc or ConnectionError("the server closed the connection")
-        self._on_lost(self, unanswered, error)
+        self.lost = self._why or exc or ConnectionError("the server closed the connection")
+        self._on_lost(self, unanswered, self.lost)
 
 
 async def open_link(

@@ -571,7 +571,7 @@ class Server:
         self._services.logger.info("INFO", f"{name} ready: {description}")
 
     def _listen_error(self, error: OSError, options: Any = None) -> str:
-        """Why a port could not be opened; ``options`` are those of the endpoint, if it has a port of its own."""
+        """Why a port could not be opened; ``options``: those of an endpoint with a port of its own."""
         if error.errno == errno.EADDRINUSE:
             reason = "the address is already in use"
         elif isinstance(error, socket.gaierror):

@@ -180,7 +180,7 @@ class MqttRunning:
     def __init__(self, running: Running) -> None:
         self.server = running
         (self.endpoint,) = [e for e in running.services.connection_endpoints if e.description == "mqtt"]
-        self.port: int = self.endpoint.addresses[0][1]
+        self.port: int = self.endpoint.addresses[0][1] if self.endpoint.addresses else 0
         self.broker = self.endpoint.broker
 
     async def open(self, *, web: bool = False, **options: Any) -> MqttClient:

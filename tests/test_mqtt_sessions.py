@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import json
+import socket
+import ssl
 import struct
 import time
 from typing import Any
 
+import certificates
 import psutil
 import pytest
 from mqtt_client import (
@@ -24,8 +27,9 @@ from mqtt_client import (
     unsubscribe,
 )
 from test_mqtt_messages import RULES, Rules, rules_of, update
-from wire import Users, serve
+from wire import Client, Log, Users, serve
 
+from dsfast import Server
 from dsfast._core.protocol import EventAction, RecordAction, Topic
 from dsfast.plugin import AuthResult
 
@@ -603,8 +607,6 @@ async def test_idle_connections_need_little_memory_and_stay_served() -> None:
 
 
 async def raw_connection(loop: asyncio.AbstractEventLoop, port: int) -> Any:
-    import socket  # noqa: PLC0415
-
     sock = socket.socket()
     sock.setblocking(False)
     with contextlib.suppress(OSError):
@@ -619,3 +621,40 @@ async def test_a_disconnect_counts_at_once() -> None:
         client.send(publish("t"), DISCONNECT, publish("t"))
         await client.ended()
         await s.gone()
+
+
+async def test_an_endpoint_that_nobody_asked_for_does_not_keep_the_server_from_starting() -> None:
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # in use is what it shall be
+            other.bind(("0.0.0.0", 1883))
+            other.listen()
+        http = {"options": {"host": "127.0.0.1", "port": 0}}
+        server = Server({"httpServer": http, "storage": {"type": "none"}, "showLogo": False})
+        server.set("logger", Log)
+        await server.start()
+        try:
+            (endpoint,) = [e for e in server.get_services().connection_endpoints if e.description == "mqtt"]
+            assert endpoint.addresses == []
+            lines = server.get_services().logger.find("INFO")  # type: ignore[attr-defined]
+            assert "MQTT clients cannot connect: 0.0.0.0:1883: Address already in use" in lines
+        finally:
+            await server.stop()
+
+
+async def test_tls(tmp_path: Any) -> None:
+    names = certificates.write(tmp_path)
+    key, cert = [(tmp_path / names[part]).read_text() for part in ("key", "cert")]
+    async with serve_mqtt(options={"ssl": {"key": key, "cert": cert}}) as s:
+        context = ssl.create_default_context(cadata=cert)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", s.port, ssl=context, server_hostname="localhost"
+        )
+        client = MqttClient(Client(reader, writer))
+        client.send(connect("c"), subscribe(("t", 1)))
+        await client.expect(bytes.fromhex("20020000"), bytes.fromhex("9003000101"))
+        client.send(publish("x", b"y" * 500_000, qos=1))
+        await client.expect(ack(PUBACK, 1))
+        other = await s.login("d", web=True)
+        other.send(publish("t", b"z" * 500_000))
+        assert (await client.message()).payload == b"z" * 500_000
+        await client.disconnect()

@@ -1202,9 +1202,15 @@ Endpoint = (
 )
 
 
+class DefaultEndpoints(list[Endpoint]):
+    """The endpoints of a server that was not told which to have."""
+
+
 def _default_endpoints() -> list[Endpoint]:
     every = (WebSocketSection, WebSocketTextSection, WebSocketJsonSection, HttpEndpointSection, MqttSection)
-    return [made for section in every if not is_pending(f"/connectionEndpoints/*/{(made := section()).type}")]
+    return DefaultEndpoints(
+        made for section in every if not is_pending(f"/connectionEndpoints/*/{(made := section()).type}")
+    )
 
 
 class Config(Section, dict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dsfast._core.connection import Connection, Endpoint
 from dsfast._core.mqtt_protocol import Limits, MqttBroker, MqttProtocol, MqttStreamProtocol
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
+from dsfast.config.schema import DefaultEndpoints
 from dsfast.endpoints.clients import ClientEndpoint
 from dsfast.endpoints.listener import Listener
 from dsfast.endpoints.tls import certificates_of
@@ -93,7 +94,15 @@ class MqttEndpoint(ClientEndpoint):
 
     async def when_ready(self) -> None:
         """Open the port. Raises OSError."""
-        await self._listener.listen(self.options.host, self.options.port)
+        host, port = self.options.host, self.options.port
+        try:
+            await self._listener.listen(host, port)
+        except OSError as error:
+            # If nobody has asked for it, another server on its port keeps no websockets from being served.
+            if not isinstance(self.config.connection_endpoints, DefaultEndpoints):
+                raise
+            self.logger.warn("INFO", f"MQTT clients cannot connect: {host}:{port}: {error.strerror or error}")
+            return
         self._listener.accept_when_data_came()
         kind = "TCP" if self._certificates is None else "TLS"
         for host, port in self.addresses:

@@ -3,7 +3,7 @@
 # make fuzz    the long tests: a million random inputs, 20 000 rounds of clients (FUZZ=... RULES=... CYCLES=...)
 # make endure  the long tests of the storage: 200 kills, 500 power failures, ten minutes of writing per driver
 # make lint    ruff and mypy
-# make docs    write docs/configuration.md and docs/commands.md
+# make docs    write docs/configuration.md, docs/commands.md and the examples in docs/plugins
 # make bench   measure (BENCH_ARGS=...)
 # make dist    source distribution and wheel in dist/
 # make clean   remove everything that was built or installed here
@@ -57,6 +57,7 @@ lint: $(VENV)/.built $(VENV)/.test-packages
 docs: $(VENV)/.built
 	@$(PY) -m dsfast.config.document > docs/configuration.md
 	@$(PY) -m dsfast.cli.document > docs/commands.md
+	@$(PY) tools/guides.py
 
 bench: $(VENV)/.built test-tools
 	@$(PY) -m bench $(BENCH_ARGS)

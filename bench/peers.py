@@ -27,6 +27,16 @@ STOP_LIMIT = 20.0
 """Seconds a server may take to end after SIGTERM before it is killed."""
 
 
+_EVENTS = dict.fromkeys(("publish", "subscribe"), "user.id !== $name")
+RULES: dict[str, dict[str, dict[str, bool | str]]] = {
+    "record": {"*": dict.fromkeys(("create", "read", "write", "delete", "listen", "notify"), True)},
+    "event": {"*": {"publish": True, "subscribe": True, "listen": True}, "$name": {**_EVENTS}},
+    "rpc": {"*": {"provide": True, "request": True}},
+    "presence": {"*": {"allow": True}},
+}
+"""A rule about the user and a path variable for events, as most rules are; everything else is permitted."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What a row wants from the server it starts."""
@@ -36,8 +46,19 @@ class Start:
     """Empty directory for this run."""
     storage: bool = False
     """With the durable store (dsfast: SQLite, durability full); else records live in memory."""
+<<<<<<< HEAD
     protocol: str = ""
     """What dsfast is to speak on the port, if not its binary protocol."""
+=======
+    rules: bool = False
+    """With :data:`RULES`; else everything is permitted unasked."""
+
+    def rules_file(self) -> Path:
+        """Write :data:`RULES`."""
+        file = self.directory / "permissions.json"
+        file.write_text(json.dumps(RULES))
+        return file
+>>>>>>> main
 
 
 class Peer:
@@ -81,6 +102,7 @@ class Dsfast(Peer):
     def command(self, start: Start) -> list[str]:
         if self._stand_in is not None:
             return shlex.split(self._stand_in.replace("{port}", str(start.port)))
+<<<<<<< HEAD
         port = start.port
         command = [sys.executable, "-m", "dsfast", "serve", "--log-level", "ERROR"]
         if start.protocol == "mqtt":
@@ -91,6 +113,14 @@ class Dsfast(Peer):
             port = free_port()
             command += ["--config", str(config)]
         command += ["--port", str(port)]
+=======
+        command = [sys.executable, "-m", "dsfast", "serve", "--port", str(start.port), "--log-level", "ERROR"]
+        if start.rules:
+            config = start.directory / "config.json"
+            options = {"path": str(start.rules_file())}
+            config.write_text(json.dumps({"permission": {"type": "config", "options": options}}))
+            command += ["--config", str(config), "--host", "127.0.0.1"]
+>>>>>>> main
         return command + (["--data-dir", str(start.directory)] if start.storage else ["--in-memory"])
 
     def version(self) -> str:
@@ -121,7 +151,8 @@ class Upstream(Peer):
         _install(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], UPSTREAM)
 
     def command(self, start: Start) -> list[str]:
-        return ["node", str(UPSTREAM / "start.js"), str(start.port)]
+        rules = [str(start.rules_file())] if start.rules else []
+        return ["node", str(UPSTREAM / "start.js"), str(start.port), *rules]
 
     def version(self) -> str:
         package = json.loads((UPSTREAM / "node_modules/@deepstream/server/package.json").read_text())

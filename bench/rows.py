@@ -15,7 +15,11 @@ EVERYBODY = ("dsfast", "upstream", "nats", "redis", "mosquitto", "broadcaster")
 
 NO_RECORDS = "no such thing there"
 NO_LOGIN = "no login to compare"
+<<<<<<< HEAD
 NO_MQTT = "not for this row"
+=======
+NO_RULES = "no such rules there"
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,13 @@ class Row:
     target: Target | None = None
     storage: bool = False
     """Start dsfast with SQLite, durability full."""
+<<<<<<< HEAD
     protocol: str = ""
     """What is spoken with dsfast, if not its binary protocol."""
+=======
+    rules: bool = False
+    """Start with permission rules, see peers.RULES."""
+>>>>>>> main
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that cannot do it, with the reason."""
     windows: tuple[int, ...] = ()
@@ -78,6 +87,13 @@ class Row:
 def _event(key: str, title: str, at_least: float, aim: float, **options: int | float | str) -> Row:
     return Row(key, "events", title, "fanout", {"payload": 64, "window": 64, **options},
                target=Target(at_least, aim) if at_least else None)  # fmt: skip
+
+
+def _with_rules(row: Row) -> Row:
+    """The row again, where each publish and each subscription is decided about by a rule."""
+    absent = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RULES)
+    title = f"{row.title}, with rules"
+    return replace(row, key=f"{row.key}-rules", group="rules", title=title, rules=True, absent=absent)
 
 
 _ONLY_DEEPSTREAM = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RECORDS)
@@ -159,6 +175,9 @@ _ROWS: tuple[Row, ...] = (
     _event("fanout-100-w1", "1→100, 1 in flight, 64 B", 0.23e6, 0.25e6, subscribers=100, window=1),
     Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
         "publishes/s", target=Target(4e6, 6e6)),
+    _with_rules(_event("fanout-100", "fan-out 1→100, 64 B", 0, 0, subscribers=100)),
+    _with_rules(Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
+        "publishes/s")),
     Row("latency-10", "latency", "10 000 events/s to 10 subscribers", "rate",
         {"subscribers": 10, "rate": 10_000, "payload": 64}, "ms p50 / p99 / p99.9", "latency"),
     Row("latency-1", "latency", "1 000 events/s to 1 subscriber", "rate",

@@ -636,7 +636,7 @@ async def test_an_endpoint_that_nobody_asked_for_does_not_keep_the_server_from_s
             (endpoint,) = [e for e in server.get_services().connection_endpoints if e.description == "mqtt"]
             assert endpoint.addresses == []
             lines = server.get_services().logger.find("INFO")  # type: ignore[attr-defined]
-            assert "MQTT clients cannot connect: 0.0.0.0:1883: Address already in use" in lines
+            assert "MQTT clients cannot connect: 0.0.0.0:1883 is already in use" in lines
         finally:
             await server.stop()
 

@@ -738,6 +738,23 @@ async def test_the_user_of_a_rule_is_who_logged_in() -> None:
         await expect_refusal(nobody, E, "failed", EventAction.EMIT, "role/x")
 
 
+@pytest.mark.parametrize("rule", ["user.id === 'A'", "user.id !== 'B' && $x", "name && !(user.id === 'B')"])
+async def test_a_decision_for_one_user_is_not_that_for_another(rule: str) -> None:
+    """What depends on the user's id and the name alone is remembered, for each name and the last user."""
+    async with serve_rules({"event.publish $x": rule, "event.publish $x.no": f"!({rule})"}) as s:
+        clients = {user: await s.login(user) for user in ("A", "B")}
+        for user in "AABBABBA":
+            for name, allowed in (("e", user == "A"), ("e.no", user == "B"), ("f", user == "A")):
+                clients[user].message(E, EventAction.EMIT, name=name)
+                if not allowed:
+                    await expect_refusal(clients[user], E, "denied", EventAction.EMIT, name)
+            await clients[user].fence()
+        # New rules begin anew.
+        s.services.permission.use_config(permissions({"event.publish": "user.id === 'B'"}))
+        clients["A"].message(E, EventAction.EMIT, name="e")
+        await expect_refusal(clients["A"], E, "denied", EventAction.EMIT, "e")
+
+
 @pytest.mark.parametrize("user", ["ä", "漢\U0001f600", "\x00", "a" * 10_000, " "], ids=ascii)
 async def test_rules_compare_every_user_id(user: str) -> None:
     rules = {"event.publish": "user.id === data", "record.write": "_('later').id !== user.id"}

@@ -14,6 +14,9 @@ cdef class Binding:
     cdef readonly Rule rule
     cdef readonly tuple values      # of the path variables, bytes
     cdef readonly str error
+    cdef bint steady                # the value depends on the name and the user's id alone
+    cdef object user                # whom a steady rule was last decided for, and how
+    cdef int verdict
     cdef tuple members              # of `data`, as bytes and str, if the rule reads nothing else of it; else None
     cdef Slice *slices
 
@@ -25,10 +28,13 @@ cdef class RuleTable:
     cdef list young                 # by section: NameTable
     cdef list old
     cdef list general               # by section and rule type: the Binding of a lone path "*", else None
+    cdef NameRules last             # the name that was looked for last
+    cdef int last_section
     cdef Py_ssize_t count
     cdef Py_ssize_t limit
     cdef Binding find(self, int section, int rule_type, const char *p, Py_ssize_t n)
     cdef NameRules entry(self, int section, const char *p, Py_ssize_t n)
+    cdef NameRules search(self, int section, const char *p, Py_ssize_t n)
     cdef Binding look_up(self, int section, int rule_type, const char *p, Py_ssize_t n)
 
 cdef class RunScope(Scope):

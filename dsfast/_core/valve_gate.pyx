@@ -172,6 +172,8 @@ cdef class Binding:
         cdef Py_ssize_t i
         self.rule = rule
         self.members = members_read(rule.source) if rule.uses_data else None
+        self.steady = is_steady(rule)
+        self.user = NOTHING
         self.values = tuple([value.encode("utf-8", "surrogatepass") for value in values])
         self.slices = <Slice*>calloc(<size_t>len(self.values) + 1, sizeof(Slice))
         if self.slices == NULL:
@@ -205,6 +207,25 @@ cdef tuple members_read(str source):
             else:
                 return None
     return tuple([(name.encode("utf-8", "surrogatepass"), name) for name in names]) or None
+
+
+cdef bint is_steady(Rule rule) except -1:
+    """Whether the value depends on nothing but the name and the user's id."""
+    cdef list nodes
+    cdef Node node, child
+    if rule.uses_data or rule.uses_old_data or rule.uses_references or rule.uses_now or "action" in rule.names:
+        return False
+    nodes = [parse(rule.source).root]
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        for child in node.children or ():
+            if child.kind != IDENTIFIER or child.value != "user":
+                nodes.append(child)
+            elif node.kind != MEMBER or (node.value != "id" and node.value != "isAuthenticated"):
+                return False
+    return True
 
 
 cdef const char *behind_string(const char *p, const char *end) noexcept nogil:
@@ -351,6 +372,16 @@ cdef class RuleTable:
         return <Binding>found
 
     cdef NameRules entry(self, int section, const char *p, Py_ssize_t n):
+        cdef NameRules entry = self.last
+        # Often a name comes several times in a row.
+        if entry is not None and self.last_section == section and entry.n == n and memcmp(entry.p, p, <size_t>n) == 0:
+            return entry
+        entry = self.search(section, p, n)
+        self.last = entry
+        self.last_section = section
+        return entry
+
+    cdef NameRules search(self, int section, const char *p, Py_ssize_t n):
         cdef PyObject *found = (<NameTable>self.young[section]).find(p, n)
         cdef NameRules entry
         if found != NULL:
@@ -378,6 +409,7 @@ cdef class RuleTable:
         self.old = self.young
         self.young = [NameTable() for _ in SECTIONS]
         self.count = 0
+        self.last = None
 
     def __len__(self):
         return sum([(<NameTable>table).count for table in self.young]) + (
@@ -639,22 +671,24 @@ cdef class ValveGate(Gate):
         cdef RunScope scope = self.scope
         cdef int verdict
         cdef Py_ssize_t loads
-        scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
-        scope.user_data = c.server_data
+        cdef Rule rule = binding.rule
+        if rule.uses_user:
+            scope.user_id.p = PyUnicode_AsUTF8AndSize(c.user_id, &scope.user_id.n)
+            scope.user_data = c.server_data
         scope.action = action
-        if binding.rule.uses_now:
+        if rule.uses_now:
             scope.now = epoch_ms()
         scope.has_name = p != NULL
         scope.name.p = p
         scope.name.n = n
         scope.variables = binding.slices if p != NULL else NULL
         try:
-            verdict = binding.rule.evaluate(scope)
+            verdict = rule.evaluate(scope)
         except RuleError as error:
             verdict = VERDICT_FAILED
             if not scope.missing:
                 self.report(c, binding, "undefined" if p == NULL else p[:n].decode("utf-8", "replace"), error)
-        if binding.rule.uses_references:
+        if rule.uses_references:
             loads = len(scope.known) + len(scope.missing) + (own_record or scope.own_used)
             # One run finds at least one record, and the last finds none: so few cannot need too many runs.
             if scope.missing or loads >= self.max_runs:
@@ -664,7 +698,8 @@ cdef class ValveGate(Gate):
                 scope.missing = set()
             scope.own_name = scope.own = None
             scope.own_used = False
-        scope.data = scope.old_data = UNDEFINED
+        if rule.uses_data or rule.uses_old_data:
+            scope.data = scope.old_data = UNDEFINED
         scope.user_data = None
         return verdict
 
@@ -676,7 +711,7 @@ cdef class ValveGate(Gate):
         """Decide about one name of a message that has just arrived."""
         cdef Binding binding
         cdef Rule rule
-        cdef int flags
+        cdef int flags, verdict
         cdef bint own = False
         if p == NULL:
             binding = self.table.find(code >> 3, code & 7, b"undefined", 9)
@@ -687,6 +722,8 @@ cdef class ValveGate(Gate):
         rule = binding.rule
         if rule.constant >= 0:
             return rule.constant
+        if binding.steady and binding.user is c.user_id:
+            return binding.verdict
         if rule.uses_old_data and code == RECORD_READ and (action == REC_READ or action == REC_HEAD):
             return VERDICT_ALLOWED          # decided about in turn, on the record as it is shown
         if rule.uses_data and (code == EVENT_PUBLISH or code == RPC_CALL) and has_text(m, S_DATA):
@@ -704,7 +741,11 @@ cdef class ValveGate(Gate):
                 return VERDICT_WAITS
             self.scope.old_data = document
             own = True
-        return self.run(c, binding, action, p, n, own)
+        verdict = self.run(c, binding, action, p, n, own)
+        if binding.steady and verdict != VERDICT_FAILED:
+            binding.user = c.user_id
+            binding.verdict = verdict
+        return verdict
 
     cdef int arrival(self, Connection c, const Msg *m) except -1:
         """Decide about a message; refusals have been answered."""

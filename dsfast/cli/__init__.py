@@ -25,6 +25,7 @@ _COMMANDS = {
     "service": "dsfast.cli.service:service",
     "nginx": "dsfast.cli.nginx:nginx",
     "info": "dsfast.cli.info:info",
+    "plugins": "dsfast.cli.plugins:plugins",
     "completion": "dsfast.cli.completion:completion",
     "sqlite": "dsfast.cli.sqlite:sqlite",
     "export": "dsfast.cli.transfer:export",

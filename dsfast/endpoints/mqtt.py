@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,10 @@ class MqttEndpoint(ClientEndpoint):
             await self._listener.listen(host, port)
         except OSError as error:
             # If nobody has asked for it, another server on its port keeps no websockets from being served.
-            if not isinstance(self.config.connection_endpoints, DefaultEndpoints):
+            asked_for = not isinstance(self.config.connection_endpoints, DefaultEndpoints)
+            if asked_for or error.errno != errno.EADDRINUSE:
                 raise
-            self.logger.warn("INFO", f"MQTT clients cannot connect: {host}:{port}: {error.strerror or error}")
+            self.logger.warn("INFO", f"MQTT clients cannot connect: {host}:{port} is already in use")
             return
         self._listener.accept_when_data_came()
         kind = "TCP" if self._certificates is None else "TLS"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from dsfast._core.rpc import RpcHandler
 from dsfast._core.timers import TimingWheel
 from dsfast.handlers.listen import ListenHandler
 from dsfast.handlers.locks import SearchLocks
+from dsfast.handlers.observer import Observer, observer_of
 from dsfast.handlers.permission import PermissionGate
 from dsfast.handlers.presence import PresenceHandler
 from dsfast.handlers.record import RecordHandler
@@ -52,8 +53,10 @@ class MessageRouter(Router):
         listens: dict[Topic, ListenHandler],
         revalidation: Revalidation | None,
         core_gate: Gate | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        super().__init__(handlers, gate, core_gate)
+        super().__init__(_observed(handlers, observer), gate, core_gate)
+        self._observer = observer
         self.hub = hub
         self.wheel = wheel
         presence = handlers.get(Topic.PRESENCE)
@@ -96,6 +99,8 @@ class MessageRouter(Router):
             await self.gate.close()
         for listen in self._listens.values():
             listen.close()
+        if self._observer is not None:
+            self._observer.close()
         self.wheel.close()
 
     def state_metrics(self) -> dict[str, int]:
@@ -191,9 +196,11 @@ def create_router(services: Services, config: Config) -> MessageRouter:
     """Build the handlers of the enabled features around the services of a server."""
     loop = asyncio.get_running_loop()
     options = config.websocket
+    observer = observer_of(services.monitoring, services.logger)
     subscriptions = Subscriptions(
         services,
         loop,
+        observer,
         buffer_timeout=options.outgoing_buffer_timeout / 1000,
         max_buffer_bytes=options.max_buffer_byte_size,
         max_outgoing_bytes=options.max_outgoing_bytes,
@@ -275,5 +282,21 @@ def create_router(services: Services, config: Config) -> MessageRouter:
         patterns = [(topic, listen_actions[topic], handler) for topic, handler in listens.items()]
         revalidation = Revalidation(gate, grants, patterns, logger)
     return MessageRouter(
-        handlers, gate, hub, wheel, listens=listens, revalidation=revalidation, core_gate=core_gate
+        handlers,
+        gate,
+        hub,
+        wheel,
+        listens=listens,
+        revalidation=revalidation,
+        core_gate=core_gate,
+        observer=observer,
     )
+
+
+def _observed(handlers: dict[int, Handler], observer: Observer | None) -> Mapping[int, Handler]:
+    """The handlers as the router gets them."""
+    if observer is None:
+        return handlers
+    from dsfast._core.observed import ObservedHandler  # noqa: PLC0415 - rarely needed
+
+    return {topic: ObservedHandler(handler, observer) for topic, handler in handlers.items()}

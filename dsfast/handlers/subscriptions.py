@@ -12,6 +12,7 @@ from dsfast._core.plugin_registry import PluginHub, PluginRegistry
 from dsfast._core.protocol import Message, Topic
 from dsfast.handlers.listen import ListenHandler
 from dsfast.handlers.listen import Registry as ListenRegistry
+from dsfast.handlers.observer import Observer
 from dsfast.plugin import Socket, StateTopic, SubscriptionRegistry
 from dsfast.services.logger import FloodGuard
 from dsfast.services.subscriptions import CoreSubscriptionRegistry, DefaultSubscriptionRegistryFactory
@@ -25,13 +26,19 @@ __all__ = ["Subscriptions"]
 class Subscriptions:
     """The registries of one server. ``hub_options`` are those of :class:`Hub`."""
 
-    def __init__(self, services: Services, loop: asyncio.AbstractEventLoop, **hub_options: Any) -> None:
+    def __init__(
+        self,
+        services: Services,
+        loop: asyncio.AbstractEventLoop,
+        observer: Observer | None = None,
+        **hub_options: Any,
+    ) -> None:
         self._services = services
         self._guard = FloodGuard(services.logger)
         factory = services.subscriptions
         # Asked once, here: a server with the built-in registries knows no others.
         make_hub = Hub if type(factory) is DefaultSubscriptionRegistryFactory else PluginHub
-        self.hub = make_hub(loop, **hub_options)
+        self.hub = _observed_hub(loop, observer, hub_options) if observer else make_hub(loop, **hub_options)
         if isinstance(factory, DefaultSubscriptionRegistryFactory):
             factory.open(self.hub)
 
@@ -138,3 +145,12 @@ class _ClusterNames:
         """See :class:`dsfast.plugin.SubscriptionListener`."""
         if self._listener is not None:
             self._listener.on_last_unsubscription(name)
+
+
+def _observed_hub(loop: asyncio.AbstractEventLoop, observer: Observer, options: dict[str, Any]) -> Hub:
+    """A hub for all registries that tells a monitoring about every message."""
+    from dsfast._core.observed import ObservedHub  # noqa: PLC0415 - rarely needed
+
+    hub = ObservedHub(loop, **options)
+    hub.tell(observer)
+    return hub

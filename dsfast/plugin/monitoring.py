@@ -15,7 +15,11 @@ __all__ = ["Monitoring"]
 
 
 class Monitoring(Plugin):
-    """Is told what happens (plugins.md B.8). Every method is on the hot path; the defaults do nothing."""
+    """Is told what happens (plugins.md B.8). Every method is on the hot path; the defaults do nothing.
+
+    Whoever overrides one of the methods about messages is called for every message, which makes an object of
+    it; for all others they are only counted, in the core.
+    """
 
     def on_error_log(self, level: int, event: str, message: str, meta: Mapping[str, Any] | None) -> None:
         """A line of level WARN or above was logged, whatever the level that is set."""

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from dsfast.config import Config
     from dsfast.services import Services
 
-__all__ = ["KINDS", "ContractError", "PluginLoadError", "build", "missing_methods", "register_plugin"]
+__all__ = [
+    "KINDS",
+    "ContractError",
+    "PluginLoadError",
+    "build",
+    "built_in",
+    "missing_methods",
+    "register_plugin",
+]
 
 KINDS: dict[str, type[Plugin]] = {
     "logger": Logger,
@@ -110,6 +118,11 @@ def register_plugin(name: str, plugin_class: type[Plugin]) -> None:
     if any(name.lower() == built_in for _, built_in in _BUILT_IN):
         raise ValueError(f"{name} is the name of a built-in implementation")
     _registered[name.lower()] = plugin_class
+
+
+def built_in() -> list[tuple[str, str]]:
+    """Kind and type of every built-in implementation."""
+    return list(_BUILT_IN)
 
 
 def build(kind: str, source: Any, services: Services, config: Config, options: Any = None) -> Plugin:

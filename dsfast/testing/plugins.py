@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 from dsfast.config import Config, load
 from dsfast.plugin import Logger, LogLevel, Plugin
 from dsfast.services import Services
+from dsfast.services.cluster_node import SingleNode
+from dsfast.services.cluster_registry import SingleServer
+from dsfast.services.cluster_states import LocalStateRegistryFactory
 
 __all__ = ["PATIENCE", "MemoryLogger", "plugin_services", "started"]
 
@@ -49,10 +52,14 @@ class MemoryLogger(Logger):
                 await self._written.wait()
 
 
-def plugin_services(logger: Logger | None = None) -> Services:
-    """As much of a server's registry as a connector uses: the logger."""
+def plugin_services(logger: Logger | None = None, config: Config | None = None) -> Services:
+    """As much of a server's registry as a plugin uses: the logger, and the cluster of a single server."""
     services = Services()
+    config = config or load()
     services.logger = logger or MemoryLogger()
+    services.cluster_node = SingleNode({}, services, config)
+    services.cluster_registry = SingleServer({}, services, config)
+    services.cluster_states = LocalStateRegistryFactory({}, services, config)
     return services
 
 
@@ -63,12 +70,15 @@ async def started(
     *,
     config: Config | Mapping[str, Any] | None = None,
     logger: Logger | None = None,
+    services: Services | None = None,
 ) -> AsyncIterator[P]:
     """``async with started(MyCache, {...}) as cache``: built, ready, and closed at the end.
 
-    ``config`` is the server's configuration, by default the defaults.
+    ``config`` is the server's configuration, by default the defaults; ``services`` replaces those of
+    :func:`plugin_services`.
     """
-    plugin = plugin_class(options or {}, plugin_services(logger), load(config))
+    loaded = load(config)
+    plugin = plugin_class(options or {}, services or plugin_services(logger, loaded), loaded)
     try:
         plugin.init()
         async with asyncio.timeout(PATIENCE):

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -52,7 +53,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Process:
-    """A server process; ready when a line of its output contains ``ready``."""
+    """A server process.
+
+    It is ready when a line of its output contains ``ready``, or, if that is empty, when it listens.
+    """
+
+    port: int
 
     def __init__(self, command: list[str], ready: str, directory: Path, *, user: str | None = None) -> None:
         self.command = command
@@ -79,15 +85,25 @@ class Process:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        if not self.ready:
+            self._wait_for_port()
         if not self._is_ready.wait(PATIENCE) or self.returncode is not None:
             self.kill()
             raise RuntimeError(f"{self.command[0]} did not start:\n" + "\n".join(self.lines[-20:]))
+
+    def _wait_for_port(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self._is_ready.is_set() and time.monotonic() < deadline:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                self._is_ready.set()
+            time.sleep(0.005)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.rstrip())
-            if self.ready in line:
+            if self.ready and self.ready in line:
                 self._is_ready.set()
         self._is_ready.set()  # it has ended; whoever waits is to see that
 
@@ -225,11 +241,12 @@ class MemcachedProcess(Process):
 
     def __init__(self, *settings: str) -> None:
         self.port = free_port()
-        command = [program("memcached"), "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-vv"]
+        command = [program("memcached"), "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-B", "ascii"]
         user = account()
         if user:
             command += ["-u", user]
-        super().__init__([*command, *settings], "server listening", Path("/"))
+        # It only tells that it listens if it also tells of every command.
+        super().__init__([*command, *settings], "", Path("/"))
 
     @property
     def location(self) -> str:

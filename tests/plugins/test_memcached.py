@@ -67,6 +67,7 @@ async def cache(memcached_servers, raw):
 
 class TestOneServer(CacheConformance):
     plugin_class = MemcachedCache
+    bulk = 10_000
     large = {"text": "x" * 1_000_000}
 
     @pytest.fixture
@@ -76,6 +77,7 @@ class TestOneServer(CacheConformance):
 
 class TestThreeServers(CacheConformance):
     plugin_class = MemcachedCache
+    bulk = 10_000
     large = {"text": "x" * 1_000_000}
 
     @pytest.fixture

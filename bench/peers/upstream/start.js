@@ -1,10 +1,12 @@
 // Starts the upstream server with its Node websocket service ("ws" mode): open login, open
-// permission, no logging, no other endpoint. Prints "ready" when the port is open.
+// permission or the rules of a JSON file (second argument), no logging, no other endpoint. Prints "ready" when the port is open.
 'use strict'
 
+const { readFileSync } = require('node:fs')
 const { Deepstream } = require('@deepstream/server')
 
 const port = Number(process.argv[2])
+const rules = process.argv[3] ? JSON.parse(readFileSync(process.argv[3], 'utf8')) : null
 const OFF = 100
 
 const server = new Deepstream({
@@ -12,7 +14,7 @@ const server = new Deepstream({
   logLevel: OFF,
   logger: { type: 'default', options: { logLevel: OFF } },
   auth: [{ type: 'none', options: {} }],
-  permission: { type: 'none', options: {} },
+  permission: rules ? { type: 'config', options: { permissions: rules } } : { type: 'none', options: {} },
   httpServer: { type: 'default', options: { host: '127.0.0.1', port, healthCheckPath: '/health-check' } },
   connectionEndpoints: [{ type: 'ws-binary', options: { urlPath: '/deepstream' } }]
 })

@@ -38,11 +38,7 @@ def measure(row: Row, peer: Peer, options: Options, cores: tuple[int, int]) -> R
     directory = Path(tempfile.mkdtemp(prefix=f"{peer.key}-", dir=runs))
     server_core, load_core = cores
     try:
-<<<<<<< HEAD
-        start = Start(free_port(), directory, row.storage, row.protocol)
-=======
-        start = Start(free_port(), directory, row.storage, row.rules)
->>>>>>> main
+        start = Start(free_port(), directory, row.storage, row.rules, row.protocol)
         with running(peer, start, server_core) as pid:
             fixed: Options = {
                 "protocol": row.protocol or peer.protocol,

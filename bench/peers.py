@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import create_connection, socket
 from time import monotonic, sleep
+from typing import Any
 
 from .build import BROADCASTER, BUILD, HERE, BenchError
 
@@ -46,19 +47,16 @@ class Start:
     """Empty directory for this run."""
     storage: bool = False
     """With the durable store (dsfast: SQLite, durability full); else records live in memory."""
-<<<<<<< HEAD
-    protocol: str = ""
-    """What dsfast is to speak on the port, if not its binary protocol."""
-=======
     rules: bool = False
     """With :data:`RULES`; else everything is permitted unasked."""
+    protocol: str = ""
+    """What dsfast is to speak on the port, if not its binary protocol."""
 
     def rules_file(self) -> Path:
         """Write :data:`RULES`."""
         file = self.directory / "permissions.json"
         file.write_text(json.dumps(RULES))
         return file
->>>>>>> main
 
 
 class Peer:
@@ -102,25 +100,20 @@ class Dsfast(Peer):
     def command(self, start: Start) -> list[str]:
         if self._stand_in is not None:
             return shlex.split(self._stand_in.replace("{port}", str(start.port)))
-<<<<<<< HEAD
         port = start.port
-        command = [sys.executable, "-m", "dsfast", "serve", "--log-level", "ERROR"]
-        if start.protocol == "mqtt":
-            config = start.directory / "dsfast.yml"
-            config.write_text(
-                f"connectionEndpoints: [{{type: mqtt, options: {{host: 127.0.0.1, port: {port}}}}}]\n"
-            )
-            port = free_port()
-            command += ["--config", str(config)]
-        command += ["--port", str(port)]
-=======
-        command = [sys.executable, "-m", "dsfast", "serve", "--port", str(start.port), "--log-level", "ERROR"]
+        config: dict[str, Any] = {}
         if start.rules:
-            config = start.directory / "config.json"
             options = {"path": str(start.rules_file())}
-            config.write_text(json.dumps({"permission": {"type": "config", "options": options}}))
-            command += ["--config", str(config), "--host", "127.0.0.1"]
->>>>>>> main
+            config["permission"] = {"type": "config", "options": options}
+        if start.protocol == "mqtt":
+            own = {"host": "127.0.0.1", "port": port}
+            config["connectionEndpoints"] = [{"type": "mqtt", "options": own}]
+            port = free_port()
+        command = [sys.executable, "-m", "dsfast", "serve", "--port", str(port), "--log-level", "ERROR"]
+        if config:
+            file = start.directory / "config.json"
+            file.write_text(json.dumps(config))
+            command += ["--config", str(file), "--host", "127.0.0.1"]
         return command + (["--data-dir", str(start.directory)] if start.storage else ["--in-memory"])
 
     def version(self) -> str:

@@ -15,11 +15,8 @@ EVERYBODY = ("dsfast", "upstream", "nats", "redis", "mosquitto", "broadcaster")
 
 NO_RECORDS = "no such thing there"
 NO_LOGIN = "no login to compare"
-<<<<<<< HEAD
-NO_MQTT = "not for this row"
-=======
 NO_RULES = "no such rules there"
->>>>>>> main
+NO_MQTT = "not for this row"
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,10 @@ class Row:
     target: Target | None = None
     storage: bool = False
     """Start dsfast with SQLite, durability full."""
-<<<<<<< HEAD
-    protocol: str = ""
-    """What is spoken with dsfast, if not its binary protocol."""
-=======
     rules: bool = False
     """Start with permission rules, see peers.RULES."""
->>>>>>> main
+    protocol: str = ""
+    """What is spoken with dsfast, if not its binary protocol."""
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that cannot do it, with the reason."""
     windows: tuple[int, ...] = ()

@@ -24,6 +24,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 CORE := setup.py $(wildcard dsfast/_core/*.pyx dsfast/_core/*.pxd dsfast/_core/*.h)
 JS := tests/js
+UPSTREAM := tests/plugins/upstream
 CONNECTORS := redis postgres mysql mongodb dynamodb elasticsearch hazelcast rethinkdb opentelemetry
 FUZZ ?= 1000000
 CYCLES ?= 20000
@@ -69,11 +70,11 @@ dist: $(VENV)/.packages
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
-	rm -rf $(JS)/node_modules bench/build
+	rm -rf $(JS)/node_modules $(UPSTREAM)/node_modules bench/build
 	rm -f dsfast/_core/*.c dsfast/_core/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-test-tools: $(VENV)/.test-packages $(VENV)/.test-servers $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
+test-tools: $(VENV)/.test-packages $(VENV)/.test-servers $(UPSTREAM)/node_modules/.installed $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
 
 # The virtual environment, with what a build needs.
 $(VENV)/.made: tools/system-packages
@@ -102,6 +103,12 @@ $(VENV)/.built: $(VENV)/.packages $(CORE)
 	@echo "Building the core"
 	@DSFAST_JOBS=$(JOBS) $(PY) setup.py --quiet build_ext --inplace -j $(JOBS)
 	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(UPSTREAM)/node_modules/.installed: $(UPSTREAM)/package.json $(UPSTREAM)/package-lock.json
+	@tools/system-packages $(PYTHON) node
+	@echo "Installing deepstream's connectors"
+	@cd $(UPSTREAM) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(JS)/node_modules/.installed: $(wildcard $(JS)/package.json $(JS)/package-lock.json)

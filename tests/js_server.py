@@ -110,7 +110,8 @@ async def main() -> None:
                 "httpServer": {"type": "default", "options": {"host": "127.0.0.1", "port": port}},
                 "connectionEndpoints": [
                     {"type": kind, "options": websocket} for kind in ("ws-binary", "ws-json", "ws-text")
-                ],
+                ]
+                + [{"type": "http"}],
             }
         )
         if "auth" not in config:

@@ -35,8 +35,8 @@ class FakeTransport:
     def get_extra_info(self, name: str) -> Any:
         return True if name == "sslcontext" else None
 
-    def set_write_buffer_limits(self, high: int) -> None:
-        assert high == 0
+    def set_write_buffer_limits(self, high: int, low: int = 0) -> None:
+        assert high in (0, 1)
 
     def get_write_buffer_size(self) -> int:
         return self.waiting

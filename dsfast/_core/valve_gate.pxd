@@ -20,6 +20,14 @@ cdef class Binding:
     cdef tuple members              # of `data`, as bytes and str, if the rule reads nothing else of it; else None
     cdef Slice *slices
 
+cdef class PlainPath:
+    cdef Rule rule
+    cdef list parts                 # bytes, and None for a variable
+    cdef bint rest                  # ends with *
+    cdef tuple positions            # of the rule's variables among those of the path
+    cdef tuple in_order(self, list values)
+    cdef list match(self, const char *p, Py_ssize_t n)
+
 cdef class NameRules(Named):
     cdef list bindings              # by rule type: Binding, None (refused), or MISSING (not looked up yet)
 
@@ -27,7 +35,9 @@ cdef class RuleTable:
     cdef readonly object rules      # RuleSet
     cdef list young                 # by section: NameTable
     cdef list old
+    cdef list plain                 # by section and rule type: list of PlainPath, None if not all paths are plain
     cdef list general               # by section and rule type: the Binding of a lone path "*", else None
+    cdef dict facts                 # by rule: members and steadiness of its bindings
     cdef NameRules last             # the name that was looked for last
     cdef int last_section
     cdef Py_ssize_t count
@@ -35,6 +45,7 @@ cdef class RuleTable:
     cdef Binding find(self, int section, int rule_type, const char *p, Py_ssize_t n)
     cdef NameRules entry(self, int section, const char *p, Py_ssize_t n)
     cdef NameRules search(self, int section, const char *p, Py_ssize_t n)
+    cdef Binding bound(self, Rule rule, tuple values)
     cdef Binding look_up(self, int section, int rule_type, const char *p, Py_ssize_t n)
 
 cdef class RunScope(Scope):

@@ -3,6 +3,8 @@
 A message is decided about at once when its rule needs nothing that has to be loaded: constants, the user, the payload,
 and records in the memory cache. Everything else is left to dsfast/services/permission/valve.py, which may wait.
 """
+import re
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -43,6 +45,9 @@ cdef enum:
     PRESENCE = 24
     FREE = -1           # needs no permission
     IN_TURN = -2        # decided about when it is the record's turn
+
+PIECES = re.compile(r"\$[A-Za-z0-9]+|[^$]+|\$")
+SPECIAL = frozenset("\\^$.*+?()[]{}|")       # means something in a regular expression, or in a path
 
 SECTIONS = (
     ("record", ("create", "read", "write", "delete", "listen", "notify")),
@@ -171,8 +176,6 @@ cdef class Binding:
     def __cinit__(self, Rule rule not None, values):
         cdef Py_ssize_t i
         self.rule = rule
-        self.members = members_read(rule.source) if rule.uses_data else None
-        self.steady = is_steady(rule)
         self.user = NOTHING
         self.values = tuple([value.encode("utf-8", "surrogatepass") for value in values])
         self.slices = <Slice*>calloc(<size_t>len(self.values) + 1, sizeof(Slice))
@@ -322,6 +325,72 @@ def payload(bytes text not None, str source not None):
     return loads(text) if names is None else load_members(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), names, flags)
 
 
+cdef class PlainPath:
+    """A path that needs no regular expression: literal text, variables that each fill the space between two slashes,
+    and `*` at the end at most."""
+
+    def __cinit__(self, path, str rule_type not None):
+        cdef list names = [piece[1:] for piece in PIECES.findall(path.text) if piece[0] == "$"]
+        self.rule = path.rules[rule_type]
+        self.parts = plain_parts(path.text)
+        self.rest = path.text.endswith("*")
+        # Of two variables of the same name the last counts.
+        last = {name: i for i, name in enumerate(names)}
+        self.positions = tuple([last[name] for name in self.rule.variables])
+
+    cdef tuple in_order(self, list values):
+        """The values of the rule's variables."""
+        return tuple([values[i] for i in self.positions])
+
+    cdef list match(self, const char *p, Py_ssize_t n):
+        """The texts of the variables in their order, or None."""
+        cdef const char *end = p + n
+        cdef const char *q
+        cdef list values = None         # most paths end at their first part
+        cdef bytes part
+        for part in self.parts:
+            if part is None:
+                q = <const char*>memchr(p, c'/', <size_t>(end - p))
+                if q == NULL:
+                    q = end
+                if q == p:
+                    return None
+                if values is None:
+                    values = []
+                values.append(p[:q - p].decode("utf-8", "surrogatepass"))
+                p = q
+            else:
+                if end - p < PyBytes_GET_SIZE(part) or memcmp(p, PyBytes_AS_STRING(part), <size_t>PyBytes_GET_SIZE(part)) != 0:
+                    return None
+                p += PyBytes_GET_SIZE(part)
+        if p != end and (not self.rest or has_line_break(p, end - p)):
+            return None
+        return [] if values is None else values
+
+
+cdef list plain_parts(str text):
+    """The parts of a plain path: bytes, and None for a variable. None: it is no plain one."""
+    cdef list parts = []
+    cdef str piece
+    cdef bint after_variable = False        # there only a slash or the end leaves but one way to match
+    for piece in PIECES.findall(text.removesuffix("*")):
+        if len(piece) > 1 and piece[0] == "$":
+            if after_variable:
+                return None
+            parts.append(None)
+            after_variable = True
+        elif SPECIAL.isdisjoint(piece) and (not after_variable or piece[0] == "/"):
+            parts.append(piece.encode("utf-8", "surrogatepass"))
+            after_variable = False
+        else:
+            return None
+    return None if after_variable and text.endswith("*") else parts
+
+
+cdef bint is_plain(str text) except -1:
+    return plain_parts(text) is not None
+
+
 cdef class NameRules(Named):
     """The rules that hold for one name in one section, as far as they were asked for."""
 
@@ -338,8 +407,15 @@ cdef class RuleTable:
         self.limit = limit
         self.young = [NameTable() for _ in SECTIONS]
         self.old = self.young
+        self.facts = {}
         self.general = [[None] * len(types) for _, types in SECTIONS]
+        self.plain = [[self._find_plain(section, kind) for kind in types] for section, types in SECTIONS]
         self._find_general()
+
+    def _find_plain(self, section, kind):
+        """The paths of a rule type, the most specific first, if all of them are plain; else None."""
+        paths = self.rules.paths(section, kind)
+        return [PlainPath(path, kind) for path in paths] if all(is_plain(path.text) for path in paths) else None
 
     def _find_general(self):
         """Where the path `*` is the only one with a rule type, its rule holds for every name."""
@@ -350,7 +426,7 @@ cdef class RuleTable:
         for (section, kind), entries in paths.items():
             if len(entries) == 1 and entries[0][0] == "*":
                 i = number[section]
-                self.general[i][SECTIONS[i][1].index(kind)] = Binding(entries[0][1], ())
+                self.general[i][SECTIONS[i][1].index(kind)] = self.bound(entries[0][1], ())
 
     cdef Binding find(self, int section, int rule_type, const char *p, Py_ssize_t n):
         """The rule for a name; None: there is none, which refuses."""
@@ -400,9 +476,29 @@ cdef class RuleTable:
         return entry
 
     cdef Binding look_up(self, int section, int rule_type, const char *p, Py_ssize_t n):
-        name, types = SECTIONS[section]
-        found = self.rules.find(name, types[rule_type], p[:n].decode("utf-8", "surrogatepass"))
-        return None if found is None else Binding(found[0], found[1])
+        cdef list plain = (<list>self.plain[section])[rule_type]
+        cdef list values
+        cdef PlainPath path
+        if plain is None:
+            name, types = SECTIONS[section]
+            found = self.rules.find(name, types[rule_type], p[:n].decode("utf-8", "surrogatepass"))
+            return None if found is None else self.bound(found[0], found[1])
+        for path in plain:
+            values = path.match(p, n)
+            if values is not None:
+                return self.bound(path.rule, path.in_order(values))
+        return None
+
+    cdef Binding bound(self, Rule rule, tuple values):
+        """A Binding that knows what can be known of its rule beforehand."""
+        cdef Binding binding = Binding(rule, values)
+        cdef tuple facts = self.facts.get(rule)
+        if facts is None:
+            facts = (members_read(rule.source) if rule.uses_data else None, is_steady(rule))
+            self.facts[rule] = facts
+        binding.members = facts[0]
+        binding.steady = facts[1]
+        return binding
 
     def sweep(self):
         """Forget the names that were not asked for since the last sweep."""

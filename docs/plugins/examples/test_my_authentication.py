@@ -2,17 +2,27 @@ import pytest
 from my_authentication import Tokens
 
 from dsfast import StartError
-from dsfast.testing import LoginRefused, served, started
+from dsfast.testing import AuthenticationConformance, LoginRefused, served
 
 OPTIONS = {"tokens": {"a long secret": "alice"}}
 
 
-async def test_alone():
-    async with started(Tokens, OPTIONS) as tokens:
-        assert (await tokens.is_valid_user({}, {"token": "a long secret"})).id == "alice"
-        assert (await tokens.is_valid_user({}, {"token": "a guess"})).is_valid is False
-        assert (await tokens.is_valid_user({}, {"token": 5})).is_valid is False
-        assert await tokens.is_valid_user({}, {"username": "alice"}) is None
+class TestTokens(AuthenticationConformance):
+    """What every authentication has to do: many logins at once, nonsense of every kind, ..."""
+
+    plugin_class = Tokens
+
+    @pytest.fixture
+    def options(self):
+        return OPTIONS
+
+    @pytest.fixture
+    def login(self):
+        return {"token": "a long secret"}
+
+    @pytest.fixture
+    def refused_logins(self):
+        return [{"token": "a guess"}, {"token": "A LONG SECRET"}, {"username": "alice"}]
 
 
 async def test_in_a_server():

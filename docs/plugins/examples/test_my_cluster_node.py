@@ -1,25 +1,33 @@
-import asyncio
+from contextlib import AsyncExitStack
 
-from my_cluster_node import UdpNode
+import pytest
+from my_cluster_node import TcpNode
 
-from dsfast.testing import PATIENCE, started
+from dsfast.testing import ClusterNodeConformance, started
 
 
-async def test_two_nodes():
-    options = {"port": 0, "peers": []}
-    async with (
-        started(UdpNode, options, config={"serverName": "one"}) as one,
-        started(UdpNode, options, config={"serverName": "two"}) as two,
-    ):
-        one.peers = two.peers = [("127.0.0.1", one.port), ("127.0.0.1", two.port)]
-        inbox = asyncio.Queue()
-        one.subscribe(9, lambda message, sender: inbox.put_nowait(("one", message["n"], sender)))
-        two.subscribe(9, lambda message, sender: inbox.put_nowait(("two", message["n"], sender)))
-        one.transport.sendto(b"nonsense", ("127.0.0.1", two.port))
-        one.send({"topic": 9, "n": 1})  # for all others, never for itself
-        one.send_direct("three", {"topic": 9, "n": 2})
-        two.send_direct("one", {"topic": 9, "n": 3})
-        one.send({"topic": 9, "n": 4})
-        async with asyncio.timeout(PATIENCE):
-            found = [await inbox.get() for _ in range(3)]
-        assert sorted(found) == [("one", 3, "two"), ("two", 1, "one"), ("two", 4, "one")]
+class TestTcpNode(ClusterNodeConformance):
+    plugin_class = TcpNode
+
+    @pytest.fixture
+    def options(self):
+        return {"port": 0, "peers": []}
+
+    @pytest.fixture
+    async def nodes(self, options):
+        """Three of them, each on a port of its own."""
+        async with AsyncExitStack() as stack:
+            nodes = [
+                await stack.enter_async_context(started(TcpNode, options, config={"serverName": name}))
+                for name in ("one", "two", "three")
+            ]
+            for node in nodes:
+                for other in nodes:
+                    node.connect("127.0.0.1", other.port)  # itself too: it has to be ignored
+            yield nodes
+
+
+async def test_nonsense_from_anybody_is_ignored():
+    async with started(TcpNode, {"port": 0, "peers": []}) as node:
+        for data in (b"", b"nonsense", b"[]", b"{}", b'{"message": {}, "fromServer": 5}', b"null"):
+            node.take(data)

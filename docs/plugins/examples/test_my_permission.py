@@ -1,13 +1,28 @@
+import pytest
 from my_authentication import Tokens
 from my_permission import OwnNames
 
-from dsfast.protocol import EventAction, RecordAction, Topic
-from dsfast.testing import served
+from dsfast.protocol import EventAction, Message, RecordAction, Topic
+from dsfast.testing import PermissionConformance, served
 
 CONFIG = {
     "auth": [{"class": Tokens, "options": {"tokens": {"secret a": "alice", "secret b": "bob"}}}],
     "permission": {"class": OwnNames},
 }
+
+
+class TestOwnNames(PermissionConformance):
+    """What every permission has to do; the socket is that of "user"."""
+
+    plugin_class = OwnNames
+
+    @pytest.fixture
+    def allowed(self):
+        return [Message(Topic.EVENT, EventAction.EMIT, name=name) for name in ("user", "chat/user")]
+
+    @pytest.fixture
+    def refused(self):
+        return [Message(Topic.EVENT, EventAction.EMIT, name=name) for name in ("chat", "users", "chat/other")]
 
 
 async def test_names():

@@ -2,7 +2,11 @@ from my_state_registry import CountedStates
 
 from dsfast.plugin import StateTopic
 from dsfast.protocol import EventAction, Topic
-from dsfast.testing import served
+from dsfast.testing import StateRegistryConformance, served
+
+
+class TestCountedStates(StateRegistryConformance):
+    plugin_class = CountedStates
 
 
 async def test_subscriptions_are_counted_here():
@@ -19,16 +23,3 @@ async def test_subscriptions_are_counted_here():
             await client.expect(Topic.EVENT, EventAction.UNSUBSCRIBE)
         assert seen == [("added", "news"), ("removed", "news")] * 2
         assert events.get_all() == []
-
-
-async def test_counts(server_name="one"):
-    async with served({"serverName": server_name}, cluster_states=CountedStates) as s:
-        names = s.services.cluster_states.get_state_registry(1000)
-        for _ in range(2):
-            names.add("a")
-        names.remove("a")
-        assert (names.has("a"), names.get_all_servers("a")) == (True, ["one"])
-        names.remove("a")
-        names.remove("a")  # never below nothing
-        names.add("a")
-        assert (names.get_all(), names.get_all("two")) == (["a"], [])

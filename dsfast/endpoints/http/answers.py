@@ -96,8 +96,9 @@ class Answers:
             )
         if (topic, action) in _DENIED:
             asked = _name_of(topic, message.original_action or 0)
-            element = self._element(message, f'Message denied. Action "{asked}" is not permitted.')
+            element = self._element(message, "")
             element["action"] = asked if self._names else message.original_action
+            element["error"] = f'Message denied. Action "{asked}" is not permitted.'
         elif topic == Topic.RECORD and action == RecordAction.VERSION_EXISTS:
             return self.conflict(message, 0, message.version or 0, message.data)
         elif topic == Topic.RECORD and action == RecordAction.RECORD_NOT_FOUND:
@@ -118,7 +119,7 @@ class Answers:
             "errorTopic": Topic(topic).name.lower(),
             "errorEvent": _name_of(topic, action) if self._names else action,
             "success": False,
-            "error": text,
+            **({"error": text} if text else {}),
         }
 
     @staticmethod

@@ -56,7 +56,10 @@ LOGIN_RESULT = {
     "additionalProperties": False,
     "properties": {"token": {"type": "string"}, "clientData": {}},
 }
-OPEN_OBJECT = {"type": "object", "additionalProperties": True}
+LOGIN_DATA = {
+    "type": ["object", "array"],
+    "description": "As the authentication wants it; an array counts as {}.",
+}
 
 
 def document(options: HttpEndpointOptions) -> bytes:
@@ -73,11 +76,15 @@ def document(options: HttpEndpointOptions) -> bytes:
                 "maxItems": options.max_batch_length,
                 "items": {"oneOf": list(references)},
             },
-            "token": {"type": "string", "minLength": 1},
+            "token": {"description": "A non-empty text; without effect beside authData."},
         },
+        "if": {"not": {"required": ["authData"]}},
+        "then": {"properties": {"token": {"type": "string", "minLength": 1}}},
     }
     if options.allow_auth_data:
-        request["properties"]["authData"] = OPEN_OBJECT
+        request["properties"]["authData"] = LOGIN_DATA
+    else:
+        request["properties"]["authData"] = False
     schemas |= {"Request": request, "Result": RESULT, "Answer": ELEMENT}
     paths = {options.post_path: {"post": _batch()}}
     if options.enable_auth_endpoint:
@@ -120,7 +127,7 @@ def _login() -> dict[str, Any]:
     return {
         "operationId": "login",
         "summary": "Exchange login data for a token",
-        "requestBody": _body(OPEN_OBJECT, required=False),
+        "requestBody": _body(LOGIN_DATA, required=False),
         "responses": {
             "200": _answer("What the authentication gives.", LOGIN_RESULT),
             **_refusals("400", "401", "403", "413", "415"),
@@ -135,7 +142,7 @@ def _record() -> dict[str, Any]:
         "security": [{}, {"token": []}],
         "parameters": [
             NAME,
-            {"name": "If-None-Match", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]*$"}},
+            {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}},
         ],
         "responses": {
             "200": {

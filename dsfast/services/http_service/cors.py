@@ -75,11 +75,11 @@ class Cors:
             return text_answer(403, f"Method {method} is forbidden. Supported methods: {METHODS}")
         asked = headers.get("access-control-request-headers", "")
         more: list[str] = []
-        for name in asked.split(",") if asked.strip() else ():
+        for name in asked.split(","):
             key = name.strip().lower()
             if key in ALSO_SUPPORTED:
                 more.append(ALSO_SUPPORTED[key])
-            elif key not in SUPPORTED:
+            elif key and key not in SUPPORTED:
                 return text_answer(403, f"Header {name} is forbidden. Supported headers: {HEADERS}")
         allowed = {
             "Access-Control-Allow-Methods": METHODS,

@@ -150,6 +150,10 @@ class RuleSet:
                 for rule_type, rule in path.rules.items():
                     yield section, path.text, rule_type, rule
 
+    def paths(self, section: str, rule_type: str) -> Sequence[RulePath]:
+        """The paths that define a rule type, in the order in which they count."""
+        return self._candidates[section, rule_type].paths
+
     def find(self, section: str, rule_type: str, name: str) -> tuple[Rule, tuple[str, ...]] | None:
         """The rule for a name and the values of `rule.variables`; None if no path matches.
 

@@ -112,7 +112,11 @@ const server = new Deepstream({
   showLogo: false,
   logLevel: 2,
   httpServer: { type: 'default', options: { host: '127.0.0.1', port } },
-  connectionEndpoints: [{ type: 'ws-binary', options: websocket }]
+  connectionEndpoints: [
+    { type: 'ws-binary', options: websocket },
+    // It does not fill in defaults here.
+    { type: 'http', options: { enableAuthEndpoint: true, authPath: '/api/auth', postPath: '/api', getPath: '/api', allowAuthData: true } }
+  ]
 })
 const directory = values['data-dir'] ?? mkdtempSync(join(tmpdir(), 'dsfast-oracle-'))
 server.set('storage', new FileStorage(directory))

@@ -41,7 +41,7 @@ def measure(row: Row, peer: Peer, options: Options, cores: tuple[int, int]) -> R
         start = Start(free_port(), directory, row.storage, row.rules)
         with running(peer, start, server_core) as pid:
             fixed: Options = {
-                "protocol": peer.protocol,
+                "protocol": row.protocol or peer.protocol,
                 "port": start.port,
                 "watch": pid,
                 "scenario": row.scenario,

@@ -51,6 +51,8 @@ class Row:
     target: Target | None = None
     storage: bool = False
     """Start dsfast with SQLite, durability full."""
+    protocol: str = ""
+    """How the generator talks to dsfast; empty: as it does in the other rows."""
     rules: bool = False
     """Start with permission rules, see peers.RULES."""
     protocol: str = ""
@@ -88,6 +90,23 @@ def _with_rules(row: Row) -> Row:
     absent = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RULES)
     title = f"{row.title}, with rules"
     return replace(row, key=f"{row.key}-rules", group="rules", title=title, rules=True, absent=absent)
+
+
+def _other_protocols() -> list[Row]:
+    """The text protocol should reach three quarters of the binary one; JSON is measured for information."""
+    absent = {
+        "upstream": "cannot serve text frames in ws mode",
+        **dict.fromkeys(("nats", "redis", "broadcaster"), "has its own protocol only"),
+    }
+    fanout = _event("fanout-100", "fan-out 1→100, 64 B", 4.5e6, 6.75e6, subscribers=100)
+    ingest = Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
+                 "publishes/s", target=Target(3e6, 4.5e6))  # fmt: skip
+    return [
+        replace(row, key=f"{row.key}-{protocol}", group="protocols", title=f"{row.title}, {words}",
+                protocol=protocol, absent=absent, target=row.target if protocol == "text" else None)
+        for protocol, words in (("text", "text protocol (v3)"), ("json", "JSON"))
+        for row in (fanout, ingest)
+    ]  # fmt: skip
 
 
 _ONLY_DEEPSTREAM = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RECORDS)
@@ -172,6 +191,7 @@ _ROWS: tuple[Row, ...] = (
     _with_rules(_event("fanout-100", "fan-out 1→100, 64 B", 0, 0, subscribers=100)),
     _with_rules(Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
         "publishes/s")),
+    *_other_protocols(),
     Row("latency-10", "latency", "10 000 events/s to 10 subscribers", "rate",
         {"subscribers": 10, "rate": 10_000, "payload": 64}, "ms p50 / p99 / p99.9", "latency"),
     Row("latency-1", "latency", "1 000 events/s to 1 subscriber", "rate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dsfast._core.connection import Protocol
@@ -23,7 +23,7 @@ class WebSocketEndpoint(ClientEndpoint):
 
     description = "ws-binary"
     options: WebSocketOptions
-    protocol: type[Protocol] | None = None
+    protocol: Callable[[int], Protocol] | None = None
     """The protocol in the core; None is the binary one."""
 
     def init(self) -> None:

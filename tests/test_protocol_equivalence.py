@@ -403,6 +403,7 @@ async def session(kind: type[Binary], script: list[tuple[str, Message]]) -> dict
     config = {
         "connectionEndpoints": ENDPOINTS,
         "permission": {"type": "config", "options": {"permissions": RULES}},
+        "listen": {"shuffleProviders": False},
     }
     async with serve(config, authentication=Users) as s:
         speakers = {"actor": kind(await s.websocket(kind.path)), "other": Binary(await s.websocket())}

@@ -1,4 +1,4 @@
-"""The case catalogue of Autobahn's websocket test suite, in own words, against two clients that hear each other.
+"""The case catalogue of the websocket test suite of Autobahn, in own words, on clients that hear each other.
 
 The suite itself runs on Python 2 only, which Debian does not have any more. Its catalogue is public, and the
 numbers here are those of its cases: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragments, 6 UTF-8,

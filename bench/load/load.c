@@ -1,6 +1,6 @@
 // The load generator: one scenario per run, one JSON line as the result.
 //
-//   load --protocol deepstream|text|json|nats|redis|toy --port N --scenario NAME [options]
+//   load --protocol deepstream|text|json|nats|redis|toy|mqtt --port N --scenario NAME [options]
 //
 // Exit code 0 and figures, or exit code 1 and {"error": …}; a run whose message counts are not
 // exactly right is an error.
@@ -781,7 +781,7 @@ static void set_option(const char *key, const char *value) {
       {"warmup", &o.warmup}, {"seconds", &o.seconds}, {"rate", &o.rate}, {"limit", &o.limit}};
   static const struct { const char *key; const char **at; } texts[] = {
       {"scenario", &o.scenario}, {"action", &o.action}, {"version", &o.version}};
-  static const protocol *const protocols[] = {&deepstream, &text_v3, &json_ws, &nats, &redis, &toy};
+  static const protocol *const protocols[] = {&deepstream, &text_v3, &json_ws, &nats, &redis, &toy, &mqtt};
   for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
     if (!strcmp(key, ints[i].key)) {
       *ints[i].at = atoi(value);

@@ -106,3 +106,6 @@ extern const protocol text_v3, json_ws;
 
 // peers.c
 extern const protocol nats, redis, toy;
+
+// mqtt.c
+extern const protocol mqtt;

@@ -761,6 +761,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     # --- closing ---------------------------------------------------------------------------------------------
 
+    cdef int deliver(self, const Msg *m, list names, dict versions) except -1:
+        # One whose broadcasts are encoded for it alone (``personal``).
+        return self.hub.send_msg(self, m, names, versions)
+
     cdef int close(self, int code) except -1:
         """Send what is queued and a close frame (0: without status), then wait shortly for the peer to go."""
         cdef char payload[2]
@@ -797,7 +801,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         # end our half only and read on until the peer has gone.
         # A peer that has sent its close frame sends no more.
         if not self.peer_closed and self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                self.transport.close()      # it has gone meanwhile
         else:
             self.transport.close()
         if self.timer is not None:

@@ -12,6 +12,6 @@ class Owner(Interface):
     def log_exception(self, text: str, error: Exception) -> None: ...
 
 class PluginProtocol(Protocol):
-    """``owner.parse(frame)`` gives the messages of a websocket message, ``owner.encode(message)`` its frames."""
+    """``owner.parse(frame)`` gives the messages of a frame, ``owner.encode(message)`` the frames of a message."""
 
     def __init__(self, number: int, owner: Owner, socket_type: str, binary: bool) -> None: ...

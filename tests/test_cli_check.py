@@ -257,3 +257,14 @@ def test_the_command_checks_certificates(check, certificate):
     code, lines = check({"httpServer": {"options": {"ssl": given}}})
     assert code == 1
     assert "error: /httpServer/options/ssl: the key does not belong to the certificate" in lines
+
+
+def test_client_certificates_need_those_that_sign_them(check, certificate):
+    given = certificate()
+    code, lines = check({"httpServer": {"options": {"ssl": {**given, "clientCertificates": "required"}}}})
+    assert code == 1
+    assert "error: /httpServer/options/ssl: clientCertificates needs ca" in lines[0]
+    code, lines = check(
+        {"httpServer": {"options": {"ssl": {**given, "clientCertificates": "required", "ca": given["cert"]}}}}
+    )
+    assert (code, lines) == (0, ["config.yml: ok"])

@@ -107,6 +107,24 @@ def http_server(**options):
     return {"httpServer": {"options": options}}
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"listen": ["[::1]:7000", "unix:s"]}, "server [::1]:7000;"),
+        ({"listen": ["0.0.0.0:7000"]}, "server 127.0.0.1:7000;"),
+        ({"listen": ["unix:/run/a b.sock", "127.0.0.1:7000"]}, 'server "unix:/run/a b.sock";'),
+    ],
+)
+def test_what_is_listened_on_first_is_where_nginx_connects(write, options, line):
+    assert line in write(http_server(**options))
+
+
+def test_a_server_with_tls_is_spoken_to_with_tls(write, tmp_path):
+    text = write(http_server(ssl=certificates.write(tmp_path)))
+    assert "proxy_pass https://dsfast;" in text
+    assert "proxy_pass http://" not in text
+
+
 def test_every_path_has_one_location_and_the_server_is_found_here(write):
     config = http_server(host="0.0.0.0", port=7000, healthCheckPath="/well", maxMessageSize=5)
     config["connectionEndpoints"] = [

@@ -75,6 +75,12 @@ def test_flags_win_over_variables_and_those_over_the_file(serve, config_file):
     assert "INFO | server name: flag" in server.lines
 
 
+def test_host_and_port_win_over_what_the_file_listens_on(serve, config_file, tmp_path):
+    file = config_file({"httpServer": {"options": {"listen": [f"unix:{tmp_path / 'socket'}"]}}})
+    assert serve("-c", file, "--host", "127.0.0.1", "--port", "0", "--in-memory").host == "127.0.0.1"
+    assert not (tmp_path / "socket").exists()
+
+
 def test_a_variable_alone_can_open_the_host(serve):
     server = serve("--in-memory", "--port", "0", DSFAST_HTTP_SERVER__OPTIONS__HOST="127.0.0.2")
     assert server.host == "127.0.0.2"

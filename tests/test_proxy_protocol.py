@@ -10,9 +10,10 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mqtt_client import connect, serve_mqtt
 from wire import ACCEPT, CHALLENGE, Client, Users, auth_request, serve, upgrade_request
 
-from dsfast import StartError
+from dsfast import ConfigError
 from dsfast.endpoints.proxy_protocol import MAX_LINE, SIGNATURE, Header, ProxyProtocolError, parse
 
 ROUNDS = int(os.environ.get("DSFAST_FUZZ", "20000"))
@@ -208,9 +209,22 @@ async def test_forwarded_headers_count_behind_it_only_if_the_next_proxy_is_trust
 
 
 async def test_it_needs_to_be_said_who_is_trusted():
-    with pytest.raises(StartError, match="proxyProtocol needs trustedProxies"):
+    with pytest.raises(ConfigError, match="proxyProtocol needs trustedProxies"):
         async with serve(config()):
             pass
+
+
+async def test_the_port_of_mqtt_too():
+    settings = {"httpServer": {"options": {"host": "127.0.0.1", "port": 0, "trustedProxies": ["127.0.0.1"]}}}
+    async with serve_mqtt(settings, options={"proxyProtocol": True}) as s:
+        for header in (b"PROXY TCP4 192.0.2.1 1.1.1.1 1 2\r\n", version_2()):
+            client = await Client.connect(s.port)
+            client.write(header + connect("c"))
+            assert await client.reader.readexactly(4) == bytes.fromhex("20020000")
+            client.writer.close()
+        client = await Client.connect(s.port)
+        client.write(connect("c"))
+        await client.ended()
 
 
 # --- limits for connections

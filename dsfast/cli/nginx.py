@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dsfast.cli.options import config_option, end_with, load_config
+from dsfast.config.files import resolve_path
 
 if TYPE_CHECKING:
     from dsfast.config import Config
@@ -83,15 +84,14 @@ def nginx(
 
 def _lines(config: Config, port: int, host: str, ssl: tuple[Path, Path] | None) -> Iterator[str]:
     http = config.http
-    address = _LOCAL.get(http.host, http.host)
-    address = f"[{address}]" if ":" in address else address
+    scheme = "http" if http.ssl is None else "https"
     yield "map $http_upgrade $dsfast_connection {"
     yield "    default upgrade;"
     yield "    ''      '';"
     yield "}"
     yield ""
     yield "upstream dsfast {"
-    yield f"    server {address}:{http.port};"
+    yield f"    server {_server(config)};"
     yield "    keepalive 32;"
     yield "}"
     yield ""
@@ -113,13 +113,23 @@ def _lines(config: Config, port: int, host: str, ssl: tuple[Path, Path] | None) 
     for path, silence in _paths(config).items():
         yield ""
         yield f"    location = {_quoted(path)} {{"
-        yield "        proxy_pass http://dsfast;"
+        yield f"        proxy_pass {scheme}://dsfast;"
         if silence:
             # A client is cut off by the server when it is silent for two intervals; nginx must not be faster.
             yield f"        proxy_read_timeout {silence}s;"
             yield f"        proxy_send_timeout {silence}s;"
         yield "    }"
     yield "}"
+
+
+def _server(config: Config) -> str:
+    """Where nginx reaches the server: what it listens on first."""
+    address = config.http.addresses[0]
+    if isinstance(address, str):
+        return _quoted("unix:" + resolve_path(address, config.source.directory or "."))
+    host, port = address
+    host = _LOCAL.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _paths(config: Config) -> dict[str, int | None]:

@@ -145,7 +145,8 @@ def _flags(given: Mapping[str, Any]) -> dict[str, Any]:
     flags: dict[str, Any] = {}
     listening = {key: given[key] for key in ("host", "port") if given[key] is not None}
     if listening:
-        flags["httpServer"] = {"options": listening}
+        # It wins over what the file says in another way.
+        flags["httpServer"] = {"options": {**listening, "listen": []}}
     if given["server_name"] is not None:
         flags["serverName"] = given["server_name"]
     if given["log_level"] is not None:

@@ -37,7 +37,11 @@ def check_certificate(given: Mapping[str, Any], directory: Path | None) -> str |
     """
     parts = read_parts(given, directory)
     passphrase = given.get("passphrase")
-    server = server_context(parts, passphrase=None if passphrase is None else str(passphrase))
+    passphrase = None if passphrase is None else str(passphrase)
+    # Once with, once without a look at clients, since this one has no certificate.
+    asked = given.get("clientCertificates") in ("optional", "required")
+    server_context(parts, passphrase=passphrase, client_certificates="required" if asked else "none")
+    server = server_context(parts, passphrase=passphrase)
     return _warning(_shake_hands(server, parts["cert"]))
 
 

@@ -222,10 +222,12 @@ def parse_address(text: str) -> str | tuple[str, int]:
     return host, int(port)
 
 
-def _has_origins(options: HttpServerOptions) -> str | None:
-    if options.allow_all_origins or options.origins:
-        return None
-    return "HTTP allowAllOrigins set to false but no origins provided"
+def _names_its_peers(options: HttpServerOptions) -> str | None:
+    if not options.allow_all_origins and not options.origins:
+        return "HTTP allowAllOrigins set to false but no origins provided"
+    if options.proxy_protocol and not options.trusted_proxies:
+        return "proxyProtocol needs trustedProxies: the addresses of those proxies"
+    return None
 
 
 def _has_header(options: HttpMonitoringOptions) -> str | None:
@@ -469,7 +471,7 @@ class HttpServerSection(Section):
     """The HTTP server. dsfast has one; both types of deepstream.io select it."""
 
     type: Literal["default", "uws"] = "default"
-    options: Annotated[HttpServerOptions, Meta(extra={"check": _has_origins})] = field(
+    options: Annotated[HttpServerOptions, Meta(extra={"check": _names_its_peers})] = field(
         default_factory=HttpServerOptions
     )
 
@@ -608,6 +610,9 @@ class MqttOptions(Section):
         ),
     ] = DEFAULT_UNAUTHENTICATED_TIMEOUT
     max_message_size: Annotated[int, Meta(description="Largest packet.", ge=0)] = MIB
+    proxy_protocol: Annotated[
+        bool, Meta(description="As that of the HTTP server, for its `trustedProxies`.")
+    ] = False
     ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
     url_path: Annotated[
         Text | None, Meta(description="Path of MQTT in websockets, on the HTTP port; null: none.")

@@ -18,6 +18,7 @@ from dsfast.endpoints.tls import certificates_of
 from dsfast.handlers.permission import Decision
 from dsfast.plugin import AuthResult, PluginError
 from dsfast.services.authentication.combiner import FAULT
+from dsfast.services.http_service.proxies import Proxies
 
 if TYPE_CHECKING:
     from dsfast.config import MqttOptions
@@ -67,7 +68,13 @@ class MqttEndpoint(ClientEndpoint):
         self.broker: MqttBroker = tcp.broker or MqttBroker(router, tcp, web, _Decider.of(router))
         self.core = self._core(tcp)
         self.core.framed = False
-        self._listener = Listener(self.core, certificates=self._certificates, refused=self._refused)
+        proxies = Proxies(self.config.http.trusted_proxies, lambda address: None)
+        self._listener = Listener(
+            self.core,
+            certificates=self._certificates,
+            speaks_for_others=proxies.trusts if options.proxy_protocol else None,
+            refused=self._refused,
+        )
         self._http = self.services.http_service
         if options.url_path is not None:
             try:

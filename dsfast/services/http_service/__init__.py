@@ -55,8 +55,6 @@ class HttpService(HttpServiceContract):
             raise PluginError("HTTP allowAllOrigins set to false but no origins provided")
         self._guard = FloodGuard(self.services.logger)
         self._proxies = Proxies(options.trusted_proxies, self._unknown_proxy)
-        if options.proxy_protocol and not options.trusted_proxies:
-            raise PluginError("proxyProtocol needs trustedProxies: the addresses of those proxies")
         self._certificates = certificates_of(
             options.ssl, "/httpServer/options/ssl", self.config, self.logger, alpn=["http/1.1"]
         )

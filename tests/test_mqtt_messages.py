@@ -267,6 +267,18 @@ async def test_an_empty_retained_payload_deletes_the_record(tmp_path: Any) -> No
         )
 
 
+async def test_a_client_with_many_unanswered_writes_is_read_again_when_they_are(tmp_path: Any) -> None:
+    storage = {"type": "sqlite", "options": {"path": str(tmp_path / "x.db")}}
+    async with serve_mqtt({"storage": storage}) as s:
+        a = await s.login("a")
+        for _ in range(2):
+            for i in range(3000):
+                a.send(publish(f"t/{i % 10}", b'{"a":%d}' % i, retain=True))
+            a.send(publish("t/0", b'{"a":0}', retain=True, qos=1))
+            await a.expect(ack(PUBACK, 1))
+            await a.fence()
+
+
 async def test_acknowledgements_keep_the_order_of_the_publishes(tmp_path: Any) -> None:
     storage = {"type": "sqlite", "options": {"path": str(tmp_path / "x.db")}}
     async with serve_mqtt({"storage": storage}) as s:
@@ -429,6 +441,53 @@ async def test_a_filter_is_granted_if_the_event_or_the_record_is(late: bool) -> 
         a.send(unsubscribe("record", "event", "neither", "both"))
         await a.receive()
         assert registries["event"].names() == registries["record"].names() == []
+
+
+async def test_many_filters_may_wait_for_their_permission() -> None:
+    async with serve_mqtt(permission=Rules) as s:
+        a = await s.login("a")
+        rules_of(s).gate = gate = asyncio.Event()
+        a.send(subscribe(*[f"t/{i}" for i in range(2000)]))
+        for i in range(2, 5):
+            a.send(subscribe("x" * i, id=i), b"\xc0\0")
+        await s.server.until(lambda: len(rules_of(s).asked) >= 1000)
+        gate.set()
+        codes = 0
+        for _ in range(7):
+            first, body = await a.receive()
+            codes += len(body[2:]) if first == SUBACK else 0
+        assert codes == 2003
+        await a.fence()
+
+
+class Destroyer(Permission):
+    """Ends another connection while it is asked about a message."""
+
+    description = "destroyer"
+    victims: list[Any] = []
+
+    def can_perform_action(self, socket: Socket, message: Message) -> bool:
+        if message.data is not None and b"now" in message.data and self.victims:
+            self.victims.pop().destroy()
+        return True
+
+
+async def test_a_will_in_the_middle_of_a_publish() -> None:
+    async with serve_mqtt(permission=Destroyer) as s:
+        a, w = await s.login("a", user="A"), await s.login("w", user="W")
+        await w.subscribe("t", ("gone", 1), "+")
+        for i in range(5):
+            await s.login(f"v{i}", user=f"V{i}", will=("gone", b"will " * 200 * i + b"\xff", 0, False))
+            Destroyer.victims = [c for c in s.endpoint.core.connections if c.user_id == f"V{i}"]
+            payload = b"now " * 50 * (5 - i) + b"\xfe"
+            a.send(publish("t", payload))
+            messages = [await w.message(), await w.message()]
+            assert {m.topic: m.payload for m in messages} == {
+                "gone": b"will " * 200 * i + b"\xff",
+                "t": payload,
+            }
+        await w.fence()
+        assert s.server.log.errors() == []
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

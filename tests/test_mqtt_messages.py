@@ -198,6 +198,43 @@ async def test_names_that_mqtt_does_not_have_are_not_delivered(name: str) -> Non
         await a.fence()
 
 
+async def test_http_and_mqtt_clients_share_events_and_records() -> None:
+    async with serve_mqtt(endpoints=[{"type": "http"}]) as s:
+        a, b = await s.login("a"), await s.login("b")
+        await a.subscribe("t/1", ("r", 1))
+        request = {
+            "body": [
+                {"topic": "event", "action": "emit", "eventName": "t/1", "data": {"x": 1}},
+                {"topic": "record", "action": "write", "recordName": "r", "data": {"y": 2}},
+                {"topic": "record", "action": "write", "recordName": "r", "path": "z", "data": 3},
+                {"topic": "record", "action": "delete", "recordName": "r"},
+            ]
+        }
+        answer = await post(s, request)
+        assert answer["result"] == "SUCCESS", answer
+        assert [(await a.message()).payload for _ in range(4)] == [
+            b'{"x":1}',
+            b'{"y":2}',
+            b'{"y":2,"z":3}',
+            b"",
+        ]
+        b.send(publish("r", b'{"m": 4}', retain=True, qos=1))
+        await b.expect(ack(PUBACK, 1))
+        answer = await post(s, {"body": [{"topic": "record", "action": "read", "recordName": "r"}]})
+        assert answer["body"][0]["data"] == {"m": 4}
+
+
+async def post(s: MqttRunning, request: Any) -> Any:
+    client = await s.server.connect()
+    body = json.dumps(request).encode()
+    head = f"POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
+    client.write(head.encode() + body)
+    response = await client.response()
+    assert response.status == 200, response.body
+    return json.loads(response.body)
+
+
 # --- retained messages
 
 
@@ -488,6 +525,20 @@ async def test_a_will_in_the_middle_of_a_publish() -> None:
             }
         await w.fence()
         assert s.server.log.errors() == []
+
+
+async def test_a_filter_that_is_refused_later_ends() -> None:
+    async with serve_mqtt(permission=Rules) as s:
+        rules, a, b = rules_of(s), await s.login("a"), await s.login("b")
+        assert await a.subscribe("t") == [0]
+        rules.deny(Topic.EVENT, EventAction.SUBSCRIBE, name="t")
+        rules.deny(Topic.RECORD, RecordAction.SUBSCRIBE, RecordAction.READ, name="t")
+        assert await a.subscribe("t") == [128]
+        await s.server.until(lambda: s.server.registries()["event"].names() == [])
+        assert s.server.registries()["record"].names() == []
+        b.send(publish("t"))
+        await b.fence()
+        await a.fence()
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

@@ -433,6 +433,18 @@ cdef class MqttBroker(EmitWatch):
             return 0
         return session.write(<MqttProtocol>c.protocol, c, 0, PUBLISH, topic, payload, NULL)
 
+    cdef bint spares(self, Connection c, const Msg *m) except -1:
+        """Whether a slow reader does without a message of QoS 0, or gets the newest state of its record later."""
+        cdef Subject subject
+        if c.waiting_bytes() <= self.hub.max_outgoing_bytes // 2:
+            return False
+        if m.topic == T_RECORD and m.i[I_ACTION] != REC_DELETED:
+            subject = self.records.find(m.s[S_NAME].p, m.s[S_NAME].n)
+            if subject is not None:
+                return self.hub.absorb(c, subject)
+        self.hub.dropped += 1
+        return True
+
     cdef int to_listeners(self, Subject subject, Peer skip, bint holding, bytes topic, bytes payload) except -1:
         """Give an event to those MQTT clients that subscribe to the record of its name too, or do not."""
         cdef Subject record = None
@@ -572,8 +584,18 @@ cdef class MqttBroker(EmitWatch):
         if request.kind == SUBACK and not part.granted:
             request.codes[part.index] = REFUSED
             session.drop_filter(part.text)
+            self.hub.loop.call_soon(self.end_filter, session, part.text)
         request.open -= 1
         return finish_request(k.connection, request, out)
+
+    def end_filter(self, Session session, bytes text):
+        """A filter was refused that may have been granted before."""
+        cdef Connection peer = session.peer()
+        if peer is None or text in session.exact:
+            return
+        for registry in (self.events, self.records):
+            if registry is not None:
+                (<Registry>registry).unsubscribe(peer, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
     cdef int lost(self, Session session, const Msg *m) except -1:
         """New permission rules have ended a subscription."""
@@ -1282,9 +1304,8 @@ cdef class MqttProtocol(Protocol):
         request.codes = bytearray()
         request.open = 1
         for text in unwanted:
-            exact = text in k.session.exact
             k.session.drop_filter(text)
-            if not exact:
+            if filter_kind(text) == FILTER_WILD or (broker.events is None and broker.records is None):
                 continue
             part = Part()
             part.client = k
@@ -1372,6 +1393,8 @@ cdef class MqttProtocol(Protocol):
         if session is None:
             return 0
         qos = session.qos_of(m.s[S_NAME].p[:m.s[S_NAME].n]) if session.reliable else 0
+        if qos == 0 and not current and c.blocked and self.broker.spares(c, m):
+            return 0
         if qos == 0:
             return self.put_publish(out, PUBLISH | (RETAIN if current else 0), m.s[S_NAME].p, m.s[S_NAME].n, 0,
                                     payload.p, payload.n)

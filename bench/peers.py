@@ -51,6 +51,31 @@ class Start:
     """With :data:`RULES`; else everything is permitted unasked."""
     protocol: str = ""
     """What dsfast is to speak on the port, if not its binary protocol."""
+    tls: bool = False
+
+    def certificate(self) -> tuple[str, str]:
+        """Files with a certificate on P-256 and its key.
+
+        Raises:
+            BenchError: when openssl cannot make them.
+        """
+        cert, key = self.directory / "server.crt", self.directory / "server.key"
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        _run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                *curve,
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+                str(key),
+                "-out",
+                str(cert),
+            ]
+        )
+        return str(cert), str(key)
 
     def rules_file(self) -> Path:
         """Write :data:`RULES`."""
@@ -105,6 +130,9 @@ class Dsfast(Peer):
         if start.rules:
             options = {"path": str(start.rules_file())}
             config["permission"] = {"type": "config", "options": options}
+        if start.tls:
+            cert, key = start.certificate()
+            config["httpServer"] = {"options": {"ssl": {"cert": cert, "key": key}}}
         if start.protocol == "mqtt":
             own = {"host": "127.0.0.1", "port": port}
             config["connectionEndpoints"] = [{"type": "mqtt", "options": own}]
@@ -144,8 +172,9 @@ class Upstream(Peer):
         _install(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], UPSTREAM)
 
     def command(self, start: Start) -> list[str]:
-        rules = [str(start.rules_file())] if start.rules else []
-        return ["node", str(UPSTREAM / "start.js"), str(start.port), *rules]
+        rules = str(start.rules_file()) if start.rules else ""
+        certificate = start.certificate() if start.tls else ()
+        return ["node", str(UPSTREAM / "start.js"), str(start.port), rules, *certificate]
 
     def version(self) -> str:
         package = json.loads((UPSTREAM / "node_modules/@deepstream/server/package.json").read_text())
@@ -170,9 +199,13 @@ class Nats(Peer):
         with socket() as other:
             other.bind(("127.0.0.1", 0))
             plain = other.getsockname()[1]
+        tls = "no_tls: true"
+        if start.tls:
+            cert, key = start.certificate()
+            tls = f'tls: {{ cert_file: "{cert}", key_file: "{key}" }}'
         config.write_text(
             f"host: 127.0.0.1\nport: {plain}\n"
-            f"websocket {{ host: 127.0.0.1, port: {start.port}, no_tls: true, compression: false }}\n"
+            f"websocket {{ host: 127.0.0.1, port: {start.port}, {tls}, compression: false }}\n"
         )
         return ["nats-server", "--config", str(config)]
 
@@ -180,7 +213,7 @@ class Nats(Peer):
         return _output(["nats-server", "--version"])
 
     def settings(self) -> str:
-        return "websocket without TLS and compression; publishes of one turn share a frame"
+        return "websocket without compression; publishes of one turn share a frame"
 
 
 class Redis(Peer):
@@ -304,6 +337,13 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int, title: str, log:
 
 def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-1000:].strip() or "it printed nothing"
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BenchError(f"{command[0]} failed: {getattr(error, 'stderr', None) or error}") from error
 
 
 def _output(command: list[str]) -> str:

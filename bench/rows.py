@@ -51,10 +51,10 @@ class Row:
     target: Target | None = None
     storage: bool = False
     """Start dsfast with SQLite, durability full."""
-    protocol: str = ""
-    """How the generator talks to dsfast; empty: as it does in the other rows."""
     rules: bool = False
     """Start with permission rules, see peers.RULES."""
+    tls: bool = False
+    """With TLS, on an elliptic curve (P-256)."""
     protocol: str = ""
     """What is spoken with dsfast, if not its binary protocol."""
     absent: dict[str, str] = field(default_factory=dict)
@@ -178,6 +178,8 @@ _MQTT = (
 )  # fmt: skip
 
 
+_NO_TLS = {"redis": "measured without TLS", "broadcaster": "has no TLS"}
+
 _ROWS: tuple[Row, ...] = (
     _event("fanout-100", "fan-out 1→100, 64 B", 6e6, 9e6, subscribers=100),
     _event("fanout-1000", "fan-out 1→1000, 64 B", 5e6, 7.5e6, subscribers=1000),
@@ -232,6 +234,12 @@ _ROWS: tuple[Row, ...] = (
         absent=_ONLY_DEEPSTREAM),
     Row("rpc-200", "rpc", "RPC round trips, 200 in flight", "rpc", {"window": 200, "payload": 64}, "calls/s",
         target=Target(5, None, times_upstream=True), absent=_ONLY_DEEPSTREAM),
+    replace(_event("fanout-100-tls", "fan-out 1→100, 64 B, TLS", 0, 0, subscribers=100),
+            tls=True, absent=_NO_TLS),
+    replace(_event("fanout-100-1k-tls", "fan-out 1→100, 1 KiB, TLS", 0, 0, subscribers=100, payload=1024),
+            tls=True, absent=_NO_TLS),
+    Row("logins-tls", "connections", "login storm with TLS", "logins", {"count": 3_000, "concurrency": 128},
+        "logins/s", tls=True, absent=_NO_TLS),
     Row("presence", "presence", "login and logout seen by 1000 subscribers", "presence",
         {"subscribers": 1000, "window": 16}, "visits/s", absent=_ONLY_DEEPSTREAM),
 )  # fmt: skip

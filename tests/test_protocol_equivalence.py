@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import TEXT, Client, Users, frame, serve
+from wire import TEXT, TIMEOUT, Client, Users, frame, serve
 
 from dsfast._core.protocol import (
     EventAction,
@@ -398,11 +398,19 @@ async def settle(speaker: Binary, log: list[Any]) -> bool:
     return bool(heard)
 
 
+async def listening_settled(s: Any) -> None:
+    """New listeners meet the subscribed names in some later turn, if others have just come."""
+    async with asyncio.timeout(TIMEOUT):
+        while any(listen._turn_timer is not None for listen in s.router._listens.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 async def session(kind: type[Binary], script: list[tuple[str, Message]]) -> dict[str, list[Any]]:
     """What everybody has received, and the records at the end."""
     config = {
         "connectionEndpoints": ENDPOINTS,
         "permission": {"type": "config", "options": {"permissions": RULES}},
+        "listen": {"shuffleProviders": False},
     }
     async with serve(config, authentication=Users) as s:
         speakers = {"actor": kind(await s.websocket(kind.path)), "other": Binary(await s.websocket())}
@@ -421,6 +429,7 @@ async def session(kind: type[Binary], script: list[tuple[str, Message]]) -> dict
                 speakers[who].say(message)
             quiet = False
             while not quiet:
+                await listening_settled(s)
                 quiet = True
                 for name, speaker in speakers.items():
                     logs[name].append(number)

@@ -12,6 +12,7 @@ from dsfast import LockRegistry, Server, StartError, StateTopic, SubscriptionReg
 from dsfast._core.plugin_registry import PluginRegistry, WatchedRegistry
 from dsfast.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
 from dsfast.services.cluster_states import SubscribedNames
+from dsfast.services.http_service import HttpService
 from dsfast.services.subscriptions import CoreSubscriptionRegistry, DefaultSubscriptionRegistryFactory
 from tests.replaced_services import (
     REPLACED,
@@ -493,3 +494,25 @@ async def test_all_services_can_be_set_in_both_spellings():
         *("httpService", "http_service", "telemetry", "connectionEndpoints", "connection_endpoints"),
     ):
         server.set(key, object())
+
+
+class OwnPort(HttpService):
+    description = "an HTTP service of somebody else"
+
+
+async def test_the_options_of_an_http_service_that_derives_from_the_built_in_one():
+    section = {
+        "class": OwnPort,
+        "options": {"host": "127.0.0.1", "port": "0", "healthCheckPath": "/well", "x": 1},
+    }
+    async with serve({"httpServer": section}) as s:
+        assert type(s.services.http_service) is OwnPort
+        assert s.services.http_service.options["x"] == 1
+        assert s.services.http_service.addresses[0][0] == "127.0.0.1"
+        client = await s.connect()
+        client.write(b"GET /well HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.response()).status == 200
+        assert (await (await s.login()).fence()) is None
+    with pytest.raises(StartError, match="Expected `int`"):
+        async with serve({"httpServer": {"class": OwnPort, "options": {"port": "many"}}}):
+            pass

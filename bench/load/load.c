@@ -775,7 +775,8 @@ static void set_option(const char *key, const char *value) {
       {"subscribers", &o.subscribers}, {"publishers", &o.publishers}, {"window", &o.window},
       {"payload", &o.payload}, {"records", &o.records}, {"size", &o.size}, {"list", &o.list},
       {"ack", &o.ack}, {"hold", &o.hold}, {"spin", &o.spin}, {"count", &o.count}, {"concurrency", &o.concurrency},
-      {"names", &o.names}, {"watch", &o.watch}, {"port", &server_port}};
+      {"names", &o.names}, {"watch", &o.watch}, {"port", &server_port},
+      {"tls", &use_tls}};
   static const struct { const char *key; double *at; } reals[] = {
       {"warmup", &o.warmup}, {"seconds", &o.seconds}, {"rate", &o.rate}, {"limit", &o.limit}};
   static const struct { const char *key; const char **at; } texts[] = {

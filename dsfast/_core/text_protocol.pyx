@@ -298,11 +298,56 @@ cdef inline bint is_clean(const Msg *m, int field) noexcept:
 
 
 cdef list user_ids(Slice text):
-    """The user ids in a JSON array; None if it is something else."""
+    """The user ids in a JSON array; None if it is something else, or has half of a surrogate pair."""
     if json_check(text.p, text.n) < 0:
         return None
     names = loads(PyBytes_FromStringAndSize(text.p, text.n))
-    return names if type(names) is list and all([type(name) is str for name in names]) else None
+    if type(names) is not list or not all([type(name) is str for name in names]):
+        return None
+    try:
+        return [name.encode() for name in names]
+    except UnicodeEncodeError:
+        return None
+
+
+cdef bint read_parts(Msg *m, const Request *r, const Slice *part, Buf *value) except -1:
+    """Put the parts of a message where they belong, except names of several; False if one makes no sense."""
+    cdef Slice json
+    cdef int64_t version
+    cdef int i
+    cdef char kind
+    cdef bint good = True
+    for i in range(r.parts):
+        kind = r.layout[i]
+        if kind == c"n":
+            set_text(m, S_NAME, part[i].p, part[i].n)
+        elif kind == c"t":
+            if not typed_to_json(part[i].p, part[i].n, &json, value):
+                good = False
+            elif json.p != NULL:
+                set_text(m, S_DATA, json.p, json.n)
+            elif r.topic == T_RECORD and r.action == REC_PATCH:
+                m.i[I_ACTION] = REC_ERASE
+        elif kind == c"b" or kind == c"c":
+            set_text(m, S_CORRELATION_ID, part[i].p, part[i].n)
+        elif kind == c"v":
+            if whole_number(part[i], &version):
+                set_int(m, I_VERSION, version)
+            else:
+                good = False
+            set_text(m, S_CORRELATION_ID, part[i].p, part[i].n)
+        elif kind == c"j":
+            set_text(m, S_DATA, part[i].p, part[i].n)
+        elif kind == c"p":
+            set_text(m, S_PATH, part[i].p, part[i].n)
+        elif kind == c"s":
+            set_text(m, S_SUBSCRIPTION, part[i].p, part[i].n)
+        elif kind == c"x":
+            string_to_json(value, part[i].p, part[i].n)
+            set_text(m, S_DATA, value.p, <Py_ssize_t>value.n)
+        elif kind == c"w" and is_text(&part[i], b'{"writeSuccess":true}'):
+            set_int(m, I_IS_WRITE_ACK, 1)
+    return good
 
 
 cdef class TextProtocol(Protocol):
@@ -399,68 +444,29 @@ cdef class TextProtocol(Protocol):
 
     cdef int hand_on(self, Connection c, const Request *r, const Slice *part, Buf *value) except -1:
         cdef Msg m
-        cdef Slice json, p
-        cdef int64_t version
-        cdef int i
-        cdef char kind
-        cdef bint good = True
         cdef list names = None
-        cdef Buf raw = Buf(NULL, 0, 0)
+        cdef Buf raw
         start(&m, r.topic, r.action)
-        for i in range(r.parts):
-            kind = r.layout[i]
-            p = part[1 + i]
-            if kind == c"n":
-                set_text(&m, S_NAME, p.p, p.n)
-            elif kind == c"t":
-                if not typed_to_json(p.p, p.n, &json, value):
-                    good = False
-                elif json.p != NULL:
-                    set_text(&m, S_DATA, json.p, json.n)
-                elif r.topic == T_RECORD and r.action == REC_PATCH:
-                    m.i[I_ACTION] = REC_ERASE
-            elif kind == c"b":
-                set_text(&m, S_CORRELATION_ID, p.p, p.n)
-                names = [p.p[:p.n].decode()]
-            elif kind == c"v":
-                if whole_number(p, &version):
-                    set_int(&m, I_VERSION, version)
-                else:
-                    good = False
-                set_text(&m, S_CORRELATION_ID, p.p, p.n)
-            elif kind == c"j":
-                set_text(&m, S_DATA, p.p, p.n)
-            elif kind == c"p":
-                set_text(&m, S_PATH, p.p, p.n)
-            elif kind == c"c":
-                set_text(&m, S_CORRELATION_ID, p.p, p.n)
-            elif kind == c"s":
-                set_text(&m, S_SUBSCRIPTION, p.p, p.n)
-            elif kind == c"w":
-                if is_text(&p, b'{"writeSuccess":true}'):
-                    set_int(&m, I_IS_WRITE_ACK, 1)
-            elif kind == c"x":
-                string_to_json(value, p.p, p.n)
-                set_text(&m, S_DATA, value.p, <Py_ssize_t>value.n)
-            elif kind == c"u":
-                names = user_ids(p)
-                if names is None:
-                    return self.malformed(c)
-        if not good:
+        if not read_parts(&m, r, part + 1, value):
             return answer_invalid(c, &m) if c.state == ST_OPEN else self.malformed(c)
-        if r.topic == T_RECORD and c.state == ST_OPEN and (r.action == REC_READ or r.action == REC_HEAD):
+        if r.layout[0] == c"b":
+            names = [part[1].p[:part[1].n]]
+        elif r.parts == 2 and r.layout[1] == c"u":
+            names = user_ids(part[2])
+            if names is None:
+                return self.malformed(c)
+        elif r.topic == T_RECORD and c.state == ST_OPEN and (r.action == REC_READ or r.action == REC_HEAD):
             self.note(c, r.action, part)
         if names is None and c.holds == 0 and not c.waiting:
             # Nobody needs the binary form: the fields stay where they are, in what the client has sent.
             m.canonical = False
             m.body = m.end = part[0].p
             return c.on_message(&m, m.body, 0)
+        raw = Buf(NULL, 0, 0)
         try:
             encode_msg(&m, &raw, names)
             decode_msg(raw.p, raw.p + raw.n, &m)
             return c.on_message(&m, raw.p, raw.n)
-        except UnicodeEncodeError:      # half of a surrogate pair
-            return self.malformed(c)
         finally:
             buf_free(&raw)
 

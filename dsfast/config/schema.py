@@ -1323,9 +1323,20 @@ class Config(Section, dict=True):
 
     @property
     def http(self) -> HttpServerOptions:
-        """Options of the port for websockets and HTTP."""
+        """Options of the port for websockets and HTTP.
+
+        Those of a plugin that have the names of the built-in one's are meant so; the rest are its own. Raises
+        :class:`msgspec.ValidationError` if they do not fit.
+        """
         section = self.http_server
-        return section.options if isinstance(section, HttpServerSection) else HttpServerOptions()
+        if isinstance(section, HttpServerSection):
+            return section.options
+        known: tuple[PluginSection, HttpServerOptions] | None = self.__dict__.get("_plugin_http")
+        if known is None or known[0] is not section:
+            shared = {key: section.options[key] for key in HttpServerOptions() if key in section.options}
+            known = section, msgspec.convert(shared, HttpServerOptions, strict=False)
+            self.__dict__["_plugin_http"] = known
+        return known[1]
 
     @property
     def websocket(self) -> WebSocketOptions:

@@ -1,5 +1,6 @@
 // Starts the upstream server with its Node websocket service ("ws" mode): open login, open
-// permission or the rules of a JSON file (second argument), no logging, no other endpoint. Prints "ready" when the port is open.
+// permission or the rules of a JSON file (second argument, may be empty), TLS with a certificate and its key (third and
+// fourth), no logging, no other endpoint. Prints "ready" when the port is open.
 'use strict'
 
 const { readFileSync } = require('node:fs')
@@ -7,6 +8,7 @@ const { Deepstream } = require('@deepstream/server')
 
 const port = Number(process.argv[2])
 const rules = process.argv[3] ? JSON.parse(readFileSync(process.argv[3], 'utf8')) : null
+const [cert, key] = process.argv.slice(4, 6).map((file) => readFileSync(file, 'utf8'))
 const OFF = 100
 
 const server = new Deepstream({
@@ -15,7 +17,7 @@ const server = new Deepstream({
   logger: { type: 'default', options: { logLevel: OFF } },
   auth: [{ type: 'none', options: {} }],
   permission: rules ? { type: 'config', options: { permissions: rules } } : { type: 'none', options: {} },
-  httpServer: { type: 'default', options: { host: '127.0.0.1', port, healthCheckPath: '/health-check' } },
+  httpServer: { type: 'default', options: { host: '127.0.0.1', port, healthCheckPath: '/health-check', ...(cert ? { ssl: { cert, key } } : {}) } },
   connectionEndpoints: [{ type: 'ws-binary', options: { urlPath: '/deepstream' } }]
 })
 server.set('logLevel', OFF)

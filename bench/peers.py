@@ -150,7 +150,7 @@ class Nats(Peer):
     protocol = "nats"
 
     def install(self) -> None:
-        _debian_package("nats-server", "nats-server")
+        debian_package("nats-server", "nats-server")
 
     def command(self, start: Start) -> list[str]:
         config = start.directory / "nats.conf"
@@ -178,7 +178,7 @@ class Redis(Peer):
     protocol = "redis"
 
     def install(self) -> None:
-        _debian_package("redis-server", "redis-server")
+        debian_package("redis-server", "redis-server")
 
     def command(self, start: Start) -> list[str]:
         return ["redis-server", "--port", str(start.port), "--bind", "127.0.0.1", "--save", "",
@@ -274,7 +274,8 @@ def _output(command: list[str]) -> str:
     return done.stdout.strip()
 
 
-def _debian_package(program: str, package: str) -> None:
+def debian_package(program: str, package: str) -> None:
+    """Install a program of Debian's, if it is missing. Raises BenchError if that cannot be done."""
     if shutil.which(program) is not None:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:

@@ -1,11 +1,16 @@
 // Starts the upstream server with its Node websocket service ("ws" mode): open login, open
-// permission or the rules of a JSON file (second argument), no logging, no other endpoint. Prints "ready" when the port is open.
+// permission or the rules of a JSON file (second argument), no logging, endpoints for websockets and HTTP. Prints "ready" when the port is open.
 'use strict'
 
 const { readFileSync } = require('node:fs')
 const { Deepstream } = require('@deepstream/server')
 
 const port = Number(process.argv[2])
+const http = {
+  type: 'http',
+  // They are not filled in.
+  options: { enableAuthEndpoint: true, authPath: '/api/auth', postPath: '/api', getPath: '/api', allowAuthData: true }
+}
 const rules = process.argv[3] ? JSON.parse(readFileSync(process.argv[3], 'utf8')) : null
 const OFF = 100
 
@@ -16,7 +21,10 @@ const server = new Deepstream({
   auth: [{ type: 'none', options: {} }],
   permission: rules ? { type: 'config', options: { permissions: rules } } : { type: 'none', options: {} },
   httpServer: { type: 'default', options: { host: '127.0.0.1', port, healthCheckPath: '/health-check' } },
-  connectionEndpoints: [{ type: 'ws-binary', options: { urlPath: '/deepstream' } }]
+  connectionEndpoints: [
+    { type: 'ws-binary', options: { urlPath: '/deepstream' } },
+    http
+  ]
 })
 server.set('logLevel', OFF)
 server.on('started', () => console.log('ready'))

@@ -38,10 +38,10 @@ def measure(row: Row, peer: Peer, options: Options, cores: tuple[int, int]) -> R
     directory = Path(tempfile.mkdtemp(prefix=f"{peer.key}-", dir=runs))
     server_core, load_core = cores
     try:
-        start = Start(free_port(), directory, row.storage, row.rules)
+        start = Start(free_port(), directory, row.storage, row.rules, row.protocol)
         with running(peer, start, server_core) as pid:
             fixed: Options = {
-                "protocol": peer.protocol,
+                "protocol": row.protocol or peer.protocol,
                 "port": start.port,
                 "watch": pid,
                 "scenario": row.scenario,

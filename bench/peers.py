@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import create_connection, socket
 from time import monotonic, sleep
+from typing import Any
 
 from .build import BROADCASTER, BUILD, HERE, BenchError
 
 UPSTREAM = HERE / "peers" / "upstream"
 START_LIMIT = 30.0
 """Seconds a server may take to open its port."""
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""Debian keeps some servers where an ordinary user's PATH does not lead."""
 STOP_LIMIT = 20.0
 """Seconds a server may take to end after SIGTERM before it is killed."""
 
@@ -46,6 +49,8 @@ class Start:
     """With the durable store (dsfast: SQLite, durability full); else records live in memory."""
     rules: bool = False
     """With :data:`RULES`; else everything is permitted unasked."""
+    protocol: str = ""
+    """What dsfast is to speak on the port, if not its binary protocol."""
 
     def rules_file(self) -> Path:
         """Write :data:`RULES`."""
@@ -95,12 +100,20 @@ class Dsfast(Peer):
     def command(self, start: Start) -> list[str]:
         if self._stand_in is not None:
             return shlex.split(self._stand_in.replace("{port}", str(start.port)))
-        command = [sys.executable, "-m", "dsfast", "serve", "--port", str(start.port), "--log-level", "ERROR"]
+        port = start.port
+        config: dict[str, Any] = {}
         if start.rules:
-            config = start.directory / "config.json"
             options = {"path": str(start.rules_file())}
-            config.write_text(json.dumps({"permission": {"type": "config", "options": options}}))
-            command += ["--config", str(config), "--host", "127.0.0.1"]
+            config["permission"] = {"type": "config", "options": options}
+        if start.protocol == "mqtt":
+            own = {"host": "127.0.0.1", "port": port}
+            config["connectionEndpoints"] = [{"type": "mqtt", "options": own}]
+            port = free_port()
+        command = [sys.executable, "-m", "dsfast", "serve", "--port", str(port), "--log-level", "ERROR"]
+        if config:
+            file = start.directory / "config.json"
+            file.write_text(json.dumps(config))
+            command += ["--config", str(file), "--host", "127.0.0.1"]
         return command + (["--data-dir", str(start.directory)] if start.storage else ["--in-memory"])
 
     def version(self) -> str:
@@ -192,6 +205,33 @@ class Redis(Peer):
         return "pub/sub over TCP (RESP), no persistence, one thread"
 
 
+class Mosquitto(Peer):
+    """mosquitto, for the rows about MQTT."""
+
+    key = "mosquitto"
+    title = "mosquitto"
+    protocol = "mqtt"
+
+    def install(self) -> None:
+        debian_package("mosquitto", "mosquitto")
+
+    def command(self, start: Start) -> list[str]:
+        config = start.directory / "mosquitto.conf"
+        config.write_text(
+            f"listener {start.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            "persistence false\nlog_type error\nlog_dest stderr\nmax_connections -1\n"
+        )
+        return [shutil.which("mosquitto", path=SEARCHED) or "mosquitto", "-c", str(config)]
+
+    def version(self) -> str:
+        program = shutil.which("mosquitto", path=SEARCHED) or "mosquitto"
+        done = subprocess.run([program, "-h"], capture_output=True, text=True, check=False)
+        return (done.stdout.strip().splitlines() or ["mosquitto ?"])[0]
+
+    def settings(self) -> str:
+        return "no persistence, anonymous clients, TCP_NODELAY, one thread"
+
+
 class Broadcaster(Peer):
     """The C program that writes once per connection per tick."""
 
@@ -211,7 +251,7 @@ class Broadcaster(Peer):
 
 def all_peers(stand_in: str | None) -> dict[str, Peer]:
     """Every peer by its key, dsfast first."""
-    peers: list[Peer] = [Dsfast(stand_in), Upstream(), Nats(), Redis(), Broadcaster()]
+    peers: list[Peer] = [Dsfast(stand_in), Upstream(), Nats(), Redis(), Mosquitto(), Broadcaster()]
     return {peer.key: peer for peer in peers}
 
 
@@ -276,7 +316,7 @@ def _output(command: list[str]) -> str:
 
 def debian_package(program: str, package: str) -> None:
     """Install a program of Debian's, if it is missing. Raises BenchError if that cannot be done."""
-    if shutil.which(program) is not None:
+    if shutil.which(program, path=SEARCHED) is not None:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise BenchError(f"{program} is missing; on Debian: apt-get install {package}")

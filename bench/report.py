@@ -114,7 +114,7 @@ class Line:
         target = self.row.target
         if target is None or DSFAST not in self.cells:
             return ""
-        mine = self.ratio("upstream") if target.times_upstream else self.cells[DSFAST].value
+        mine = self.ratio(target.of) if target.of else self.cells[DSFAST].value
         if mine is None:
             return "?"
         sign = -1 if self.row.lower_is_better else 1
@@ -243,8 +243,8 @@ def _cell(line: Line, key: str) -> str:
 def _wanted(target: Target | None) -> tuple[str, str]:
     if target is None:
         return "", ""
-    if target.times_upstream:
-        return f"{target.at_least:g} {TIMES} upstream", f"{target.aim:g} {TIMES}" if target.aim else ""
+    if target.of:
+        return f"{target.at_least:g} {TIMES} {target.of}", f"{target.aim:g} {TIMES}" if target.aim else ""
     return number(target.at_least), number(target.aim) if target.aim else ""
 
 

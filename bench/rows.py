@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Kind = Literal["rate", "memory", "latency"]
-EVERYBODY = ("dsfast", "upstream", "nats", "redis", "broadcaster")
+EVERYBODY = ("dsfast", "upstream", "nats", "redis", "mosquitto", "broadcaster")
 
 NO_RECORDS = "no such thing there"
 NO_LOGIN = "no login to compare"
 NO_RULES = "no such rules there"
+NO_MQTT = "not for this row"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Target:
     aim: float | None = None
     times_upstream: bool = False
     """The numbers are multiples of upstream's figure in the same run."""
+    times_mosquitto: bool = False
+    """They are multiples of mosquitto's."""
+
+    @property
+    def of(self) -> str:
+        """The peer whose figure the numbers are multiples of, or nothing."""
+        return "upstream" if self.times_upstream else "mosquitto" if self.times_mosquitto else ""
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,12 @@ class Row:
     target: Target | None = None
     storage: bool = False
     """Start dsfast with SQLite, durability full."""
+    protocol: str = ""
+    """How the generator talks to dsfast; empty: as it does in the other rows."""
     rules: bool = False
     """Start with permission rules, see peers.RULES."""
+    protocol: str = ""
+    """What is spoken with dsfast, if not its binary protocol."""
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that cannot do it, with the reason."""
     windows: tuple[int, ...] = ()
@@ -78,6 +90,23 @@ def _with_rules(row: Row) -> Row:
     absent = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RULES)
     title = f"{row.title}, with rules"
     return replace(row, key=f"{row.key}-rules", group="rules", title=title, rules=True, absent=absent)
+
+
+def _other_protocols() -> list[Row]:
+    """The text protocol should reach three quarters of the binary one; JSON is measured for information."""
+    absent = {
+        "upstream": "cannot serve text frames in ws mode",
+        **dict.fromkeys(("nats", "redis", "broadcaster"), "has its own protocol only"),
+    }
+    fanout = _event("fanout-100", "fan-out 1→100, 64 B", 4.5e6, 6.75e6, subscribers=100)
+    ingest = Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
+                 "publishes/s", target=Target(3e6, 4.5e6))  # fmt: skip
+    return [
+        replace(row, key=f"{row.key}-{protocol}", group="protocols", title=f"{row.title}, {words}",
+                protocol=protocol, absent=absent, target=row.target if protocol == "text" else None)
+        for protocol, words in (("text", "text protocol (v3)"), ("json", "JSON"))
+        for row in (fanout, ingest)
+    ]  # fmt: skip
 
 
 _ONLY_DEEPSTREAM = dict.fromkeys(("nats", "redis", "broadcaster"), NO_RECORDS)
@@ -115,6 +144,40 @@ def _writes() -> list[Row]:
     return rows + [_write(*case, "next") for case in successive]
 
 
+_ONLY_MQTT = dict.fromkeys(("upstream", "nats", "redis", "broadcaster"), NO_MQTT)
+
+
+def _mqtt(
+    key: str,
+    title: str,
+    scenario: str,
+    target: Target | None = None,
+    *,
+    unit: str = "deliveries/s",
+    kind: Kind = "rate",
+    **options: int | float | str,
+) -> Row:
+    return Row(f"mqtt-{key}", "mqtt", f"MQTT: {title}", scenario, options, unit, kind, target,
+               protocol="mqtt", absent=_ONLY_MQTT)  # fmt: skip
+
+
+_MQTT = (
+    _mqtt("fanout-100", "fan-out 1→100, 64 B", "fanout", Target(10, None, times_mosquitto=True),
+          payload=64, window=64, subscribers=100),
+    _mqtt("fanout-1000", "fan-out 1→1000, 64 B", "fanout", payload=64, window=64, subscribers=1000),
+    _mqtt("one-to-one", "1→1, 64 in flight, 64 B", "fanout", payload=64, window=64, subscribers=1),
+    _mqtt("one-to-one-w1", "1→1, 1 in flight, 64 B", "fanout", payload=64, window=1, subscribers=1),
+    _mqtt("ingest", "pipelined publishes, no subscriber, 64 B", "ingest", unit="publishes/s", payload=64),
+    _mqtt("latency-1", "1 000 messages/s to 1 subscriber", "rate", Target(1, None, times_mosquitto=True),
+          unit="ms p50 / p99 / p99.9", kind="latency", subscribers=1, rate=1_000, payload=64),
+    _mqtt("latency-10", "10 000 messages/s to 10 subscribers", "rate",
+          unit="ms p50 / p99 / p99.9", kind="latency", subscribers=10, rate=10_000, payload=64),
+    _mqtt("logins", "login storm: TCP, CONNECT", "logins", unit="logins/s", count=10_000, concurrency=128),
+    _mqtt("memory", "memory of an idle connection (10 000 open)", "logins", unit="KiB", kind="memory",
+          count=10_000, concurrency=128, hold=1),
+)  # fmt: skip
+
+
 _ROWS: tuple[Row, ...] = (
     _event("fanout-100", "fan-out 1→100, 64 B", 6e6, 9e6, subscribers=100),
     _event("fanout-1000", "fan-out 1→1000, 64 B", 5e6, 7.5e6, subscribers=1000),
@@ -128,6 +191,7 @@ _ROWS: tuple[Row, ...] = (
     _with_rules(_event("fanout-100", "fan-out 1→100, 64 B", 0, 0, subscribers=100)),
     _with_rules(Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},
         "publishes/s")),
+    *_other_protocols(),
     Row("latency-10", "latency", "10 000 events/s to 10 subscribers", "rate",
         {"subscribers": 10, "rate": 10_000, "payload": 64}, "ms p50 / p99 / p99.9", "latency"),
     Row("latency-1", "latency", "1 000 events/s to 1 subscriber", "rate",
@@ -189,7 +253,8 @@ def _saturated(key: str, records: int | None = None) -> Row:
 
 
 ROWS: tuple[Row, ...] = (
-    *_ROWS,
+    *(replace(row, absent={**row.absent, "mosquitto": NO_MQTT}) for row in _ROWS),
+    *_MQTT,
     _saturated("one-to-one"),
     *(_saturated(f"{action}-small-{audience}") for action in ("patch", "update") for audience in (0, 1)),
     _saturated("patch-large-0"),

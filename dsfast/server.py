@@ -565,20 +565,24 @@ class Server:
             if limit.expired():
                 self._fail("PLUGIN_INITIALIZATION_TIMEOUT", f"{name} wasn't initialised in time", error)
             if isinstance(plugin, ConnectionEndpoint) and isinstance(error, OSError):
-                raise StartError(self._listen_error(error)) from error
+                raise StartError(self._listen_error(error, getattr(plugin, "options", None))) from error
             self._fail("PLUGIN_INITIALIZATION_ERROR", f"{name}: {_text(error)}", error)
         description = plugin.description or "no dependency description provided"
         self._services.logger.info("INFO", f"{name} ready: {description}")
 
-    def _listen_error(self, error: OSError) -> str:
-        options = self._config.http
+    def _listen_error(self, error: OSError, options: Any = None) -> str:
+        """Why a port could not be opened; ``options``: those of an endpoint with a port of its own."""
         if error.errno == errno.EADDRINUSE:
             reason = "the address is already in use"
         elif isinstance(error, socket.gaierror):
             reason = "the host is unknown"
         else:
             reason = os.strerror(error.errno) if error.errno else str(error)
-        where = ", ".join(options.listen) or _address(options.host, options.port)
+        http = self._config.http
+        if hasattr(options, "port"):
+            where = _address(options.host, options.port)
+        else:
+            where = ", ".join(http.listen) or _address(http.host, http.port)
         return f"Cannot listen on {where}: {reason}"
 
     def _fail(self, event: str, text: str, cause: BaseException | None) -> NoReturn:

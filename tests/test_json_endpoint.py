@@ -184,6 +184,37 @@ async def test_binary_frames_and_invalid_utf8_close_the_connection() -> None:
             {"topic": 5, "action": 116, "originalAction": 18, "name": "r", "isError": True},
         ),
         (
+            {"topic": 5, "action": 18, "name": "r", "version": 1, "isWriteAck": 1, "correlationId": "c"},
+            {
+                "topic": 5,
+                "action": 116,
+                "originalAction": 18,
+                "name": "r",
+                "correlationId": "c",
+                "isError": True,
+            },
+        ),
+        (
+            {"topic": 5, "action": 18, "name": "r", "version": 1, "data": {}, "isWriteAck": True},
+            {
+                "topic": 5,
+                "action": 116,
+                "originalAction": 18,
+                "name": "r",
+                "isWriteAck": True,
+                "isError": True,
+            },
+        ),
+        (
+            {"topic": 6, "action": 2, "name": 5, "correlationId": 1},
+            {"topic": 6, "action": 108, "originalAction": 2, "correlationId": "1", "isError": True},
+        ),
+        (
+            {"topic": 4, "action": 2.5, "name": "e"},
+            {"topic": 1, "action": 2, "originalTopic": 4, "originalAction": 0},
+        ),
+        ({"topic": 7, "action": 2}, {"topic": 7, "action": 3, "names": []}),
+        (
             {"topic": 5, "action": 18, "name": "r", "version": 2**40, "parsedData": {}},
             {"topic": 5, "action": 116, "originalAction": 18, "name": "r", "isError": True},
         ),

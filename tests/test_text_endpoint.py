@@ -144,6 +144,7 @@ async def test_typed_values_reach_every_protocol_and_come_back(typed: str, value
         await c.expect("E|EVT|e|U")
 
 
+texts = st.text(st.characters(exclude_categories=["Cs"]))
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -285,6 +286,78 @@ async def test_nonsense_hurts_nobody(line: str) -> None:
         a = await login(s)
         a.send(line, "C|PI")
         await a.expect("C|PO")
+
+
+async def test_every_callback_of_a_failed_request_is_called() -> None:
+    rules = {
+        "record": {"*": {"read": False, "create": True, "write": True, "listen": True}},
+        "event": {"*": {"publish": True}},
+        "rpc": {"*": {"request": True, "provide": True}},
+        "presence": {"*": {"allow": True}},
+    }
+    async with serve_all({"permission": {"type": "config", "options": {"permissions": rules}}}) as s:
+        a = await login(s)
+        a.send('R|U|none|1|{}|{"writeSuccess":true}', 'R|P|none|1|a||{"writeSuccess":true}')
+        await a.expect(
+            "R|WA|none|[1]|SRECORD_UPDATE_ERROR", "R|E|RECORD_UPDATE_ERROR|none",
+            "R|WA|none|[1]|SINVALID_MESSAGE_DATA", "R|E|INVALID_MESSAGE_DATA|none",
+        )  # fmt: skip
+        # Of a conflict it would have to be shown the record, which it may not read.
+        a.send("R|CU|r|-1|{}|{}", 'R|U|r|1|{}|{"writeSuccess":true}', "R|P|r|1|a|T")
+        await a.expect(
+            "R|WA|r|[1]|SMESSAGE_DENIED", "R|E|MESSAGE_DENIED|r|U|1",
+            "R|E|MESSAGE_DENIED|r|P|1",
+        )  # fmt: skip
+        a.send("P|REQ|p|c|?", "P|RES|p|c|N1", "U|Q|2|[]", 'U|S|3|[""]')
+        await a.expect(
+            "P|E|INVALID_MESSAGE_DATA|p|c", "P|E|INVALID_RPC_CORRELATION_ID|p|c",
+            "U|Q|2|{}", "U|E|INVALID_PRESENCE_USERS|",
+        )  # fmt: skip
+        assert s.connection("A").extra == {}
+
+
+async def test_the_names_of_requests_are_forgotten_with_their_answers() -> None:
+    async with serve_all() as s:
+        a = await login(s)
+        a.send("R|CR|r", "R|SN|r", "R|HD|r", "R|H|r", "R|H|x", "R|SN|x", "R|H|r", "R|R|r")
+        await a.expect(
+            "R|A|S|r", "R|R|r|0|{}", "R|R|r|0|{}", "R|HD|r|0|null", "R|H|r|T", "R|H|x|F",
+            "R|E|SN|x|RECORD_NOT_FOUND", "R|E|RECORD_NOT_FOUND|x", "R|H|r|T", "R|R|r|0|{}",
+        )  # fmt: skip
+        assert s.connection("A").extra == {}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", "Nx", "NxInfinity", "N0x1", "N1 2", "O", "O{", "TT", "X", "nul", "U1", "Lx", "N", 'N"1"', "N[1]"],
+)
+def test_no_typed_value(typed: str) -> None:
+    assert to_json(typed.encode()) is None
+
+
+@pytest.mark.parametrize("typed", ["L", "null", "NNaN", "NInfinity", "N-Infinity", "Onull"])
+def test_typed_null(typed: str) -> None:
+    assert to_json(typed.encode()) == b"null"
+
+
+async def test_frames_that_are_no_text_close_the_connection() -> None:
+    async with serve_all() as s:
+        a = await login(s)
+        a.raw.write(frame(b"E\x1fS\x1f\xff\x1e", TEXT))
+        assert await a.closed() == 1007
+
+
+async def test_what_cannot_be_sent_is_logged() -> None:
+    async with serve_all() as s:
+        a, b = await login(s), await s.login("B")
+        a.send("R|L|^live", "U|S|S")
+        await a.expect("R|A|L|^live", "U|A|S|S")
+        b.message(Topic.RECORD, RecordAction.SUBSCRIBE, names=["live\x1f"], correlation_id="1")
+        await s.log.wait_for("INVALID_MESSAGE")
+        await s.login("x\\u001ey")
+        assert len(await s.log.wait_for("INVALID_MESSAGE", 2)) == 2
+        a.send("C|PI", "U|Q|Q")
+        await a.expect("C|PO", "U|Q|B")
 
 
 async def test_binary_frames_close_the_connection() -> None:

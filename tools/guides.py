@@ -13,15 +13,16 @@ from pathlib import Path
 GUIDES = Path(__file__).parent.parent / "docs" / "plugins"
 
 _INCLUDED = re.compile(
-    r"^<!-- (examples/\w+\.py) -->\n\n?(?:```python\n.*?^```\n)?", re.MULTILINE | re.DOTALL
+    r"^<!-- (examples/\w+\.py) -->\n+(?:```python\n.*?^```\n)?\n*", re.MULTILINE | re.DOTALL
 )
 
 
 def rendered(page: str) -> str:
     """A page with its example sources as they are now. Raises OSError for one that is missing."""
-    return _INCLUDED.sub(
-        lambda found: f"<!-- {found[1]} -->\n\n```python\n{(GUIDES / found[1]).read_text()}```\n", page
+    text = _INCLUDED.sub(
+        lambda found: f"<!-- {found[1]} -->\n\n```python\n{(GUIDES / found[1]).read_text()}```\n\n", page
     )
+    return text.rstrip("\n") + "\n"
 
 
 def examples(page: str) -> list[str]:

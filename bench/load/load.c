@@ -1,6 +1,6 @@
 // The load generator: one scenario per run, one JSON line as the result.
 //
-//   load --protocol deepstream|text|json|nats|redis|toy --port N --scenario NAME [options]
+//   load --protocol deepstream|text|json|nats|redis|toy|mqtt --port N --scenario NAME [options]
 //
 // Exit code 0 and figures, or exit code 1 and {"error": …}; a run whose message counts are not
 // exactly right is an error.
@@ -775,12 +775,13 @@ static void set_option(const char *key, const char *value) {
       {"subscribers", &o.subscribers}, {"publishers", &o.publishers}, {"window", &o.window},
       {"payload", &o.payload}, {"records", &o.records}, {"size", &o.size}, {"list", &o.list},
       {"ack", &o.ack}, {"hold", &o.hold}, {"spin", &o.spin}, {"count", &o.count}, {"concurrency", &o.concurrency},
-      {"names", &o.names}, {"watch", &o.watch}, {"port", &server_port}};
+      {"names", &o.names}, {"watch", &o.watch}, {"port", &server_port},
+      {"tls", &use_tls}};
   static const struct { const char *key; double *at; } reals[] = {
       {"warmup", &o.warmup}, {"seconds", &o.seconds}, {"rate", &o.rate}, {"limit", &o.limit}};
   static const struct { const char *key; const char **at; } texts[] = {
       {"scenario", &o.scenario}, {"action", &o.action}, {"version", &o.version}};
-  static const protocol *const protocols[] = {&deepstream, &text_v3, &json_ws, &nats, &redis, &toy};
+  static const protocol *const protocols[] = {&deepstream, &text_v3, &json_ws, &nats, &redis, &toy, &mqtt};
   for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
     if (!strcmp(key, ints[i].key)) {
       *ints[i].at = atoi(value);

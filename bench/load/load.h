@@ -12,6 +12,7 @@ typedef struct {
 
 typedef struct conn {
   int fd;
+  struct ssl_st *tls;  // NULL without TLS
   enum { CONNECTING, UPGRADING, LOGGING_IN, READY, CLOSED } state;
   int step;          // of the login
   bool armed;        // EPOLLOUT is set
@@ -65,6 +66,7 @@ enum { CONNECTION = 2, AUTH = 3, EVENT = 4, RECORD = 5, RPC = 6, PRESENCE = 7 };
 extern listeners on;
 extern const protocol *proto;
 extern int server_port;
+extern int use_tls;
 extern size_t n_ready;
 extern const char TOPIC[];
 // Messages equal to this one (length and first eight bytes) are counted without a further look.
@@ -104,3 +106,6 @@ extern const protocol text_v3, json_ws;
 
 // peers.c
 extern const protocol nats, redis, toy;
+
+// mqtt.c
+extern const protocol mqtt;

@@ -17,6 +17,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef TLS
+#include <openssl/ssl.h>
+#endif
+
 #include "sha1.h"
 
 enum {
@@ -35,6 +39,7 @@ const char TOPIC[] = "bench";
 listeners on;
 const protocol *proto;
 int server_port;
+int use_tls;
 size_t n_ready;
 struct expectation expected = {.n = SIZE_MAX};
 
@@ -137,12 +142,15 @@ static void watch(conn *c, int op, bool armed) {
   if (epoll_ctl(epoll_fd, op, c->fd, &ev)) fail("epoll_ctl: %s", strerror(errno));
 }
 
+static void tls_end(conn *c);
+
 void net_close(conn *c, bool reset) {
   if (c->state == CLOSED) return;
   if (reset) {
     struct linger l = {.l_onoff = 1, .l_linger = 0};
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
   }
+  tls_end(c);
   close(c->fd);
   c->state = CLOSED;
   free(c->rest.p);
@@ -158,9 +166,62 @@ static void lost(conn *c, const char *why) {
   if (on.closed) on.closed(c);
 }
 
+#ifdef TLS
+static SSL_CTX *tls_context;
+
+// What SSL_read and SSL_write say, in the words of recv and send.
+static ssize_t tls_result(conn *c, int n) {
+  if (n > 0) return n;
+  int error = SSL_get_error(c->tls, n);
+  errno = error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE ? EAGAIN : EPROTO;
+  return error == SSL_ERROR_ZERO_RETURN ? 0 : -1;
+}
+
+static void tls_begin(conn *c) {
+  if (!use_tls) return;
+  if (!tls_context) {
+    tls_context = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_mode(tls_context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  }
+  c->tls = SSL_new(tls_context);
+  if (!c->tls || !SSL_set_fd(c->tls, c->fd)) fail("cannot begin TLS");
+  SSL_set_connect_state(c->tls);
+}
+
+static ssize_t give(conn *c, const void *p, size_t n) {
+  if (!c->tls) return send(c->fd, p, n, MSG_NOSIGNAL);
+  return tls_result(c, SSL_write(c->tls, p, (int)n));
+}
+
+// As many records as fit, so that a turn takes as much as without TLS.
+static ssize_t take(conn *c, uint8_t *p, size_t n) {
+  if (!c->tls) return recv(c->fd, p, n, 0);
+  size_t have = 0;
+  for (;;) {
+    ssize_t r = tls_result(c, SSL_read(c->tls, p + have, (int)(n - have)));
+    if (r <= 0) return have ? (ssize_t)have : r;
+    have += (size_t)r;
+    if (n - have < 16384) return (ssize_t)have;
+  }
+}
+
+static bool tls_is_up(conn *c) { return !c->tls || SSL_is_init_finished(c->tls); }
+
+static void tls_end(conn *c) { SSL_free(c->tls); }
+#else
+static void tls_begin(conn *c) {
+  (void)c;
+  if (use_tls) fail("built without OpenSSL (libssl-dev)");
+}
+static ssize_t give(conn *c, const void *p, size_t n) { return send(c->fd, p, n, MSG_NOSIGNAL); }
+static ssize_t take(conn *c, uint8_t *p, size_t n) { return recv(c->fd, p, n, 0); }
+static bool tls_is_up(conn *c) { return c->fd >= 0; }
+static void tls_end(conn *c) { (void)c; }
+#endif
+
 static void flush(conn *c) {
   while (c->out.n) {
-    ssize_t w = send(c->fd, c->out.p, c->out.n, MSG_NOSIGNAL);
+    ssize_t w = give(c, c->out.p, c->out.n);
     if (w < 0) {
       if (errno == EAGAIN) break;
       lost(c, strerror(errno));
@@ -169,11 +230,12 @@ static void flush(conn *c) {
     if ((size_t)w < c->out.n) memmove(c->out.p, c->out.p + w, c->out.n - (size_t)w);
     c->out.n -= (size_t)w;
   }
-  bool armed = c->out.n != 0;
+  bool armed = c->out.n != 0 && tls_is_up(c);  // the handshake waits for the server, not for room
   if (armed != c->armed) watch(c, EPOLL_CTL_MOD, armed);
 }
 
 static void transport_up(conn *c) {
+  tls_begin(c);
   if (!proto->path) {
     c->state = LOGGING_IN;
     proto->login(c);
@@ -253,7 +315,8 @@ static size_t frames(conn *c, const uint8_t *start, size_t size) {
 static void readable(conn *c) {
   size_t kept = c->rest.n;
   if (kept) memcpy(input, c->rest.p, kept);
-  ssize_t r = recv(c->fd, input + kept, READ_SIZE, 0);
+  ssize_t r = take(c, input + kept, READ_SIZE);
+  if (c->tls && c->out.n) touch(c);
   if (r <= 0) {
     if (r < 0 && errno == EAGAIN) return;
     lost(c, r ? strerror(errno) : "closed by the server");

@@ -95,6 +95,7 @@ class Bench:
             await asyncio.sleep(0)
 
     def close(self) -> None:
+        self.client.connection_lost(None)
         self.loop.run_until_complete(self.server.stop())
         self.loop.close()
 

@@ -24,7 +24,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from dsfast._core.buffer cimport Buf, buf_add, buf_free, buf_room, likely, unlikely
 from dsfast._core.deflate cimport inflate
@@ -464,6 +464,9 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
             if opcode != 0 and fin:
                 return self.on_data(p, n)
             buf_add(&self.fragments, p, n)
+            if (not fin and not self.inflating and self.protocol is not None and self.protocol.opcode == 1
+                    and not text_goes_on(self.fragments.p, self.fragments.n, n)):
+                return self.close(1007)
             self.in_fragments = not fin
             if fin:
                 try:
@@ -758,6 +761,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     # --- closing ---------------------------------------------------------------------------------------------
 
+    cdef int deliver(self, const Msg *m, list names, dict versions) except -1:
+        # One whose broadcasts are encoded for it alone (``personal``).
+        return self.hub.send_msg(self, m, names, versions)
+
     cdef int close(self, int code) except -1:
         """Send what is queued and a close frame (0: without status), then wait shortly for the peer to go."""
         cdef char payload[2]
@@ -794,7 +801,10 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
         # end our half only and read on until the peer has gone.
         # A peer that has sent its close frame sends no more.
         if not self.peer_closed and self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                self.transport.close()      # it has gone meanwhile
         else:
             self.transport.close()
         if self.timer is not None:
@@ -1225,6 +1235,36 @@ cdef class Connection(ConnectionBase, asyncio.BufferedProtocol):
 
     def __repr__(self):
         return f"<Connection {self.user_id!r} state={self.state}>"
+
+
+cdef size_t cut_off(const char *p, size_t n) noexcept:
+    """Bytes at the end of p[0:n] that begin a UTF-8 character which is longer."""
+    cdef size_t k
+    cdef uint8_t b
+    for k in range(1, min(n, <size_t>3) + 1):
+        b = <uint8_t>p[n - k]
+        if b & 0xC0 != 0x80:
+            return k if b >= 0xC0 and k < (2 if b < 0xE0 else 3 if b < 0xF0 else 4) else 0
+    return 0
+
+
+cdef bint text_goes_on(const char *p, size_t n, size_t fresh) noexcept:
+    """Whether p[0:n] can be the beginning of a text, if that was so before the last ``fresh`` bytes."""
+    cdef size_t start = n - fresh - cut_off(p, n - fresh), rest = cut_off(p, n), whole
+    cdef char tail[4]
+    cdef uint8_t filler
+    if not utf8_check(p + start, <Py_ssize_t>(n - rest - start)):
+        return False
+    if rest == 0:
+        return True
+    # A character that is cut off may still become one if the smallest or the largest continuation makes it one.
+    whole = 2 if <uint8_t>p[n - rest] < 0xE0 else 3 if <uint8_t>p[n - rest] < 0xF0 else 4
+    for filler in (0x80, 0xBF):
+        memset(tail, filler, 4)
+        memcpy(tail, p + n - rest, rest)
+        if utf8_check(tail, <Py_ssize_t>whole):
+            return True
+    return False
 
 
 cdef size_t unsent(transport) except? 999999999:

@@ -5,6 +5,9 @@ from typing import Any
 from dsfast._core.fanout import Registry
 from dsfast._core.router import Handler
 
+class EmitWatch:
+    """Sees every event that is permitted."""
+
 class EventHandler(Handler):
     """Topic EVENT; ``listen`` takes the messages of listeners."""
 

@@ -12,11 +12,19 @@ cdef enum:
     PLAIN_EMIT = (1 << I_ACTION) | (1 << (N_INTS + S_DATA)) | (1 << (N_INTS + S_NAME))
 
 
+cdef class EmitWatch:
+    """Sees every event that is permitted, before and after its subscribers get it; there is one at the most."""
+
+    cdef int before(self, Connection c, const Msg *m, Subject subject) except -1:
+        """``subject`` is None if nobody subscribes to exactly this name."""
+        return 0
+
+    cdef int after(self) except -1:
+        return 0
+
+
 cdef class EventHandler(Handler):
     """Topic EVENT. ``listen`` takes the messages of listeners (dsfast/handlers/listen.py)."""
-
-    cdef readonly Registry registry
-    cdef object listen
 
     def __init__(self, Registry registry not None, listen):
         self.registry = registry
@@ -44,15 +52,24 @@ cdef class EventHandler(Handler):
 
     cdef int emit(self, Connection c, Msg *m, const char *raw, size_t n) except -1:
         cdef Subject subject
-        cdef Msg out
         if not has_text(m, S_NAME) or m.s[S_NAME].n == 0:
             return answer_invalid(c, m)
         # Invalid JSON would end the process of every JavaScript subscriber, so it never leaves here.
         if has_text(m, S_DATA) and json_check(m.s[S_DATA].p, m.s[S_DATA].n) < 0:
             return answer_invalid(c, m)
         subject = self.registry.find(m.s[S_NAME].p, m.s[S_NAME].n)
-        if subject is None:
-            return 0
+        if self.watch is None:
+            return self.broadcast(c, m, raw, n, subject) if subject is not None else 0
+        self.watch.before(c, m, subject)
+        try:
+            if subject is not None:
+                self.broadcast(c, m, raw, n, subject)
+        finally:
+            self.watch.after()
+        return 0
+
+    cdef int broadcast(self, Connection c, Msg *m, const char *raw, size_t n, Subject subject) except -1:
+        cdef Msg out
         if m.canonical and m.has & ~<uint32_t>PLAIN_EMIT == 0:
             return self.registry.hub.broadcast_payload(subject, c, raw, n)
         start(&out, T_EVENT, EVENT_EMIT)

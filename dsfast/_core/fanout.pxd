@@ -51,6 +51,7 @@ cdef class Peer
 
 cdef class Codec:
     cdef readonly int number
+    cdef bint lossy                 # to a slow reader, broadcasts may be left out
     cdef int encode(self, const Msg *m, Buf *out, list names, dict versions) except -1
     cdef int encode_for(self, Peer peer, const Msg *m, Buf *out, list names, dict versions) except -1
     cdef size_t frame_end(self, const char *p, size_t n, size_t at) noexcept nogil
@@ -74,6 +75,7 @@ cdef class Peer:
     cdef bint dirty                 # in hub.dirty
     cdef bint blocked               # the transport still holds bytes of ours
     cdef bint muted                 # nothing may be sent any more
+    cdef bint lasting               # its subscriptions of a record outlive the record
     cdef bint gone                  # its subscriptions have been dropped; it can have no others
     cdef Range *ranges
     cdef uint32_t n_ranges
@@ -127,6 +129,7 @@ cdef class Hub:
     cdef readonly uint64_t writes
     cdef readonly uint64_t slow_closed
     cdef readonly uint64_t conflations
+    cdef readonly uint64_t dropped
     cdef int count_broadcast(self, size_t where, Subject subject, Peer skip) except -1
     cdef int send_msg(self, Peer peer, const Msg *m, list names=*, dict versions=*) except -1
     cdef int send_frame(self, Peer peer, const char *p, size_t n) except -1
@@ -137,6 +140,7 @@ cdef class Hub:
     cdef int unicast(self, Peer peer, size_t off, size_t n) except -1
     cdef int expand(self) except -1
     cdef bint absorb(self, Peer peer, Subject subject) except -1
+    cdef bint spares(self, Peer peer, const Segment *s, bint conflatable) except -1
     cdef int mark_dirty(self, Peer peer) except -1
     cdef int schedule(self) except -1
     cdef int flush(self) except -1

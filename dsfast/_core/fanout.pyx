@@ -538,8 +538,7 @@ cdef class Hub:
                         peer = <Peer>subject.subs[k].peer
                         if (subject.subs[k].peer != s.skip and not peer.personal
                                 and number == (0 if peer.codec is None else peer.codec.number)
-                                and not (self.conflate and subject.registry.conflatable and not s.exact
-                                         and peer.blocked and self.absorb(peer, subject))):
+                                and not (peer.blocked and self.spares(peer, s, subject.registry.conflatable))):
                             peer.add_range(s.off, s.n)
                             self.deliveries += s.messages
                     continue
@@ -562,6 +561,16 @@ cdef class Hub:
             else:
                 free(segments)
         return 0
+
+    cdef bint spares(self, Peer peer, const Segment *s, bint conflatable) except -1:
+        """Whether a slow reader of another protocol does without these frames."""
+        cdef bint lossy = peer.codec is not None and peer.codec.lossy
+        if conflatable and not s.exact and (self.conflate or lossy):
+            return self.absorb(peer, <Subject>s.subject)
+        if lossy and peer.waiting_bytes() > self.max_outgoing_bytes // 2:
+            self.dropped += s.messages
+            return True
+        return False
 
     cdef bint absorb(self, Peer peer, Subject subject) except -1:
         """For a slow reader: instead of another record update, owe it the newest state."""
@@ -699,7 +708,7 @@ cdef class Hub:
         return {
             "messages_in": self.messages_in, "broadcasts": self.broadcasts, "deliveries": self.deliveries,
             "writes": self.writes, "bytes_out": self.bytes_out, "slow_closed": self.slow_closed,
-            "conflations": self.conflations,
+            "conflations": self.conflations, "dropped": self.dropped,
         }
 
 
@@ -949,12 +958,16 @@ cdef class Registry:
         return self.unsubscribe(peer, p, n)
 
     def remove_all(self, str name not None):
-        """End all subscriptions of a name without telling anybody."""
+        """End all subscriptions of a name without telling anybody, but those of lasting peers."""
         cdef Subject subject = self.lookup(name)
+        cdef uint32_t i
         if subject is not None:
             self.hub.expand()
-            while subject.count:
-                self.drop(subject.subs[subject.count - 1])
+            i = subject.count
+            while i:
+                i -= 1      # the last one takes the place of one that is dropped
+                if not (<Peer>subject.subs[i].peer).lasting:
+                    self.drop(subject.subs[i])
 
     def broadcast(self, str name not None, Message message not None, Peer sender=None):
         """Send a message to all subscribers of a name except ``sender``."""

@@ -45,6 +45,7 @@ cdef class RecordCore(Handler):
     cdef readonly Registry registry
     cdef readonly Hub hub
     cdef readonly RecordCache cache     # None with a cache plugin
+    cdef Record changed                 # while its change is broadcast, for protocols that only know whole records
     cdef public object writer           # WriteBehind, or None
     cdef public object gate
     cdef public Gate core_gate          # decides first, if the permission is one of the core's

@@ -597,7 +597,9 @@ cdef class RecordCore(Handler):
     cdef int commit(self, Step step, Record record) except -1:
         """The new state stands: tell the subscribers and, when it is safe, the writer."""
         cdef AckWaiter waiter
+        self.changed = record
         self.broadcast_write(step, record)
+        self.changed = None
         if step.write_ack:
             waiter = AckWaiter.__new__(AckWaiter)
             waiter.core = self

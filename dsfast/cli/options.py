@@ -173,13 +173,19 @@ def load_config(config_file: Path | None, flags: Mapping[str, Any] | None = None
     Without a file, and unless a host is given, the server is for this machine only.
     """
     from dsfast.config import ConfigError, load_from, set_value  # noqa: PLC0415 - not needed for --help
+    from dsfast.config.schema import DefaultEndpoints, MqttSection  # noqa: PLC0415 - as above
 
     try:
         config = load_from(config_file, flags=flags)
     except ConfigError as error:
         end_with(str(error))
-    if config.source.file is None and "/httpServer/options/host" not in config.source.places:
-        set_value(config, "httpServer.options.host", LOCAL_HOST)
+    if config.source.file is None:
+        if "/httpServer/options/host" not in config.source.places:
+            set_value(config, "httpServer.options.host", LOCAL_HOST)
+        if isinstance(config.connection_endpoints, DefaultEndpoints):
+            for section in config.connection_endpoints:
+                if isinstance(section, MqttSection):
+                    section.options.host = config.http.host
     return config
 
 

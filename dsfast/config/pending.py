@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "REFUSED", "is_pending", "pending_in"]
 
 REFUSED = {
-    "/connectionEndpoints/*/mqtt": "MQTT clients cannot connect yet",
     "/clusterNode/vertical": "several processes cannot work together yet",
     "/clusterNode/plugin": "several servers cannot work together yet",
 }

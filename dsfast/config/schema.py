@@ -609,6 +609,38 @@ class MqttOptions(Section):
     ] = DEFAULT_UNAUTHENTICATED_TIMEOUT
     max_message_size: Annotated[int, Meta(description="Largest packet.", ge=0)] = MIB
     ssl: Annotated[SslOptions | None, Meta(extra={"check": _has_key_and_cert})] = None
+    url_path: Annotated[
+        Text | None, Meta(description="Path of MQTT in websockets, on the HTTP port; null: none.")
+    ] = "/mqtt"
+    send_record_on_subscribe: Annotated[
+        bool, Meta(description="Whoever subscribes gets the record of that name, as a retained message.")
+    ] = True
+    max_topic_length: Annotated[int, Meta(description="Longest topic and filter.", ge=1, le=65_535)] = 4096
+    max_filters: Annotated[int, Meta(description="Filters that one client may have.", ge=1)] = 10_000
+    max_inflight: Annotated[
+        int,
+        Meta(description="QoS 1 messages to a client that it has not acknowledged yet.", ge=1, le=65_535),
+    ] = 20
+    max_queued_messages: Annotated[
+        int,
+        Meta(
+            description="QoS 1 messages that wait for a client. Beyond that it is cut off, or if it is away "
+            "the oldest are lost.",
+            ge=1,
+        ),
+    ] = 1000
+    max_queued_bytes: Annotated[int, Meta(description="The same in bytes.", ge=1, le=MEMORY_LIMIT)] = MIB
+    session_expiry: Annotated[
+        int,
+        Meta(
+            description="Time for which the session of a client that asked for one (clean session 0) is kept "
+            "while it is away; 0: not at all.",
+            ge=0,
+        ),
+    ] = 3_600_000
+    max_sessions: Annotated[
+        int, Meta(description="Sessions kept for clients that are away; beyond that the oldest ends.", ge=0)
+    ] = 10_000
 
 
 class MqttSection(Section):
@@ -1170,9 +1202,15 @@ Endpoint = (
 )
 
 
+class DefaultEndpoints(list[Endpoint]):
+    """The endpoints of a server that was not told which to have."""
+
+
 def _default_endpoints() -> list[Endpoint]:
     every = (WebSocketSection, WebSocketTextSection, WebSocketJsonSection, HttpEndpointSection, MqttSection)
-    return [made for section in every if not is_pending(f"/connectionEndpoints/*/{(made := section()).type}")]
+    return DefaultEndpoints(
+        made for section in every if not is_pending(f"/connectionEndpoints/*/{(made := section()).type}")
+    )
 
 
 class Config(Section, dict=True):

@@ -1,74 +1,49 @@
-"""The websocket endpoints: logins, and what is logged about connections (connection-and-auth.md)."""
+"""The websocket endpoints (connection-and-auth.md)."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Coroutine, Mapping, Set
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from dsfast._core.connection import Connection, Endpoint, Protocol
-from dsfast._core.json_text import dumps
-from dsfast.endpoints.core_endpoint import CoreEndpoint
-from dsfast.plugin import AuthResult, ConnectionListener, PluginError
-from dsfast.services.authentication import OpenAuthentication
-from dsfast.services.logger import FloodGuard
-from dsfast.services.monitoring import NoMonitoring
+from dsfast._core.connection import Protocol
+from dsfast.endpoints.clients import ClientEndpoint
+from dsfast.plugin import PluginError
 
 if TYPE_CHECKING:
     from dsfast.config import WebSocketOptions
 
 __all__ = ["WebSocketEndpoint"]
 
-MAX_VERSIONS = 100
-MAX_VERSION_TEXT = 64
-NOBODY = "OPEN"
-"""User id of a login that gave none."""
-OTHER_USER = "the login of an open connection can only be renewed for the same user"
 
-
-class WebSocketEndpoint(CoreEndpoint):
+class WebSocketEndpoint(ClientEndpoint):
     """Serves clients of the binary protocol, on a path of the port.
 
-    The connections are those of the core; this class makes the decisions that are rare enough for Python.
     Subclasses serve other protocols: they name theirs.
     """
 
     description = "ws-binary"
     options: WebSocketOptions
-    protocol: type[Protocol] | None = None
+    protocol: Callable[[int], Protocol] | None = None
     """The protocol in the core; None is the binary one."""
 
     def init(self) -> None:
         """Set up the core's part from the options."""
-        services, options = self.services, self.options
-        router = services.message_distributor
-        self._presence = router.presence
-        self._guard = FloodGuard(services.logger)
-        self._logins: set[asyncio.Task[None]] = set()
-        self._renewing: set[Connection] = set()
-        self._versions: dict[str, set[str]] = {}
-        self._listeners = [
-            plugin for plugin in services.plugins.values() if isinstance(plugin, ConnectionListener)
-        ]
-        # The built-in service has nothing to be told, so that a login costs no call.
-        self._monitoring = None if type(services.monitoring) is NoMonitoring else services.monitoring
+        self.prepare()
+        options, router = self.options, self.services.message_distributor
         self.max_names = options.max_names_per_message
-        opened = OpenAuthentication.user_id if getattr(services.authentication, "is_open", False) else None
-        core = Endpoint(router.hub, router.wheel, router, self, open_user_id=opened)
+        self.shows_login_data = options.log_invalid_auth_data
+        core = self.make_core(None if self.protocol is None else router.protocol(self.protocol))
         core.max_message_size = options.max_message_size
         core.heartbeat_interval = options.heartbeat_interval
         core.unauthenticated_timeout = options.unauthenticated_client_timeout or 0
         core.max_auth_attempts = options.max_auth_attempts
         core.max_bad_messages = options.max_bad_messages
-        if self.protocol is not None:
-            core.protocol = router.protocol(self.protocol)
         if options.per_message_deflate:
             core.deflate = router.deflate(
                 core.protocol, options.compression_level, options.compression_threshold
             )
         self.core = core
-        self._http = services.http_service
+        self._http = self.services.http_service
         try:
             self._http.register_websocket_endpoint(options.url_path, self)
         except ValueError as error:
@@ -81,120 +56,17 @@ class WebSocketEndpoint(CoreEndpoint):
 
     async def close(self) -> None:
         """Drop the logins that are being decided, and wait until the port has ended its connections."""
-        for task in getattr(self, "_logins", ()):
-            task.cancel()
+        self.cancel_logins()
         if hasattr(self, "_http"):
             await self._http.close()
             self._guard.close()
+
+    # --- called by the core
 
     def on_empty(self) -> None:
         """The last connection is gone."""
         self._http.on_empty()
 
-    def get_client_versions(self) -> Mapping[str, Set[str]]:
-        """Versions of the client libraries that have logged in, by kind; both are bounded."""
-        return self._versions
-
-    def _note_version(self, sdk_type: str, sdk_version: str) -> None:
-        sdk_type = sdk_type[:MAX_VERSION_TEXT]
-        versions = self._versions.get(sdk_type)
-        if versions is None:
-            if len(self._versions) >= MAX_VERSIONS:
-                return
-            versions = self._versions[sdk_type] = set()
-        if len(versions) < MAX_VERSIONS:
-            versions.add(sdk_version[:MAX_VERSION_TEXT])
-
-    # --- called by the core
-
     def origin_allowed(self, headers: Mapping[str, str]) -> bool:
         """Whether a page of this origin may open a websocket."""
         return self._http.origin_allowed(headers)
-
-    def remote_address(self, headers: Mapping[str, str], peer: str | None) -> str | None:
-        """Address of a client."""
-        return self._http.remote_address(headers, peer)
-
-    def authenticate(self, connection: Connection, auth_data: Any) -> None:
-        """Ask the authentication service; the connection is told when it has decided."""
-        self._begin(self._authenticate(connection, auth_data))
-
-    def renew(self, connection: Connection, auth_data: Any) -> bool:
-        """As :meth:`authenticate`, for an open connection whose login ends; False while that is going on."""
-        if connection in self._renewing:
-            return False
-        self._renewing.add(connection)
-        self._begin(self._renew(connection, auth_data))
-        return True
-
-    def _begin(self, login: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(login)
-        self._logins.add(task)
-        task.add_done_callback(self._logins.discard)
-
-    async def _authenticate(self, connection: Connection, auth_data: Any) -> None:
-        self._finish(connection, auth_data, await self._ask(connection, auth_data))
-
-    async def _renew(self, connection: Connection, auth_data: Any) -> None:
-        try:
-            result = await self._ask(connection, auth_data)
-        finally:
-            self._renewing.discard(connection)
-        if connection.is_closed:
-            return
-        if result.is_valid and (result.id or NOBODY) != connection.user_id:
-            result = AuthResult(False, client_data={"error": OTHER_USER})
-        if result.is_valid:
-            self._report_login(True)
-            self.logger.info("AUTH_SUCCESSFUL", f"{connection.user_id} (renewed)")
-        self._finish(connection, auth_data, result)
-
-    async def _ask(self, connection: Connection, auth_data: Any) -> AuthResult:
-        handshake = connection.handshake_data
-        self.logger.debug("REQUEST", str(handshake["remoteAddress"]))
-        result = await self.services.authentication.is_valid_user(handshake, auth_data)
-        return AuthResult(False) if result is None else result
-
-    def _finish(self, connection: Connection, auth_data: Any, result: AuthResult) -> None:
-        """Tell the connection, and if the login is refused everybody else."""
-        if not result.is_valid:
-            self._report_login(False)
-            text = "invalid authentication data"
-            if self.options.log_invalid_auth_data:
-                text += f": {dumps(auth_data).decode()}"
-            self._guard.info(self._who(connection), "AUTH_UNSUCCESSFUL", text)
-        ends_in = None if result.expires is None else int((result.expires - time.time()) * 1000)
-        connection.finish_login(result.is_valid, result.id, result.server_data, result.client_data, ends_in)
-
-    def _report_login(self, allowed: bool) -> None:
-        if self._monitoring is not None:
-            try:
-                self._monitoring.on_login(allowed, "websocket")
-            except Exception as error:
-                self.logger.error("PLUGIN_ERROR", f"on_login: {error!r}")
-
-    def on_open(self, connection: Connection) -> None:
-        """A client has logged in."""
-        if connection.sdk_type and connection.sdk_version:
-            self._note_version(connection.sdk_type, connection.sdk_version)
-        if self._presence is not None:
-            self._presence.connected(connection)
-        self._report_login(True)
-        for listener in self._listeners:
-            try:
-                listener.on_client_connected(connection)
-            except Exception as error:
-                self.logger.error("PLUGIN_ERROR", f"on_client_connected: {error!r}")
-        self.logger.info("AUTH_SUCCESSFUL", connection.user_id)
-
-    def on_closed(self, connection: Connection) -> None:
-        """A client that had logged in is gone."""
-        self.logger.info("CLIENT_DISCONNECTED", connection.user_id)
-        self.services.authentication.on_client_disconnect(connection.user_id)
-        if self._presence is not None:
-            self._presence.disconnected(connection)
-        for listener in self._listeners:
-            try:
-                listener.on_client_disconnected(connection)
-            except Exception as error:
-                self.logger.error("PLUGIN_ERROR", f"on_client_disconnected: {error!r}")

@@ -286,7 +286,7 @@ class PermissionGate:
         answer = self.ask(connection, message)
         if isinstance(answer, Decision):
             return answer
-        decision = await self._answer(connection, message, answer)
+        decision = await self.answer(connection, message, answer)
         self._look_again(rules)
         return decision
 
@@ -313,7 +313,8 @@ class PermissionGate:
             task.cancel()
         self._guard.close()
 
-    async def _answer(self, connection: Socket, message: Message, waiting: Awaitable[Any]) -> Decision:
+    async def answer(self, connection: Socket, message: Message, waiting: Awaitable[Any]) -> Decision:
+        """The decision that :meth:`ask` said has to be waited for; never raises."""
         try:
             async with asyncio.timeout(self._timeout / 1000):
                 return Decision.ALLOWED if await waiting else Decision.DENIED
@@ -342,7 +343,7 @@ class PermissionGate:
         # All at once: the time limit is that of the message, however many names it has.
         waiting = [i for i, decision in enumerate(decisions) if not isinstance(decision, Decision)]
         answers = await asyncio.gather(
-            *[self._answer(connection, check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
+            *[self.answer(connection, check.parts[i], cast(Awaitable[Any], decisions[i])) for i in waiting]
         )
         for i, answer in zip(waiting, answers, strict=True):
             decisions[i] = answer

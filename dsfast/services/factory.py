@@ -81,6 +81,7 @@ _BUILT_IN = {
     ("connection_endpoint", "http"): "dsfast.endpoints.http:HttpEndpoint",
     ("connection_endpoint", "ws-json"): "dsfast.endpoints.json:JsonEndpoint",
     ("connection_endpoint", "ws-text"): "dsfast.endpoints.text:TextEndpoint",
+    ("connection_endpoint", "mqtt"): "dsfast.endpoints.mqtt:MqttEndpoint",
     ("plugin", "heap-snapshot"): "dsfast.services.heap_snapshot:HeapSnapshot",
     ("subscriptions", "default"): "dsfast.services.subscriptions:DefaultSubscriptionRegistryFactory",
     ("locks", "default"): "dsfast.services.locks:LeaderLocks",

@@ -9,7 +9,7 @@ import pytest
 from dsfast.config import load
 from dsfast.plugin import UNSET
 from dsfast.protocol import AuthAction, EventAction, Message, PresenceAction, RecordAction, Topic
-from dsfast.testing import plugin_services
+from dsfast.testing import AuthenticationConformance, PermissionConformance, plugin_services
 from dsfast_plugins.options import OptionError
 from dsfast_plugins.own_names import OwnNamesPermission
 from dsfast_plugins.token import TokenAuthentication
@@ -22,6 +22,34 @@ TOKENS = {
     "secret of the service": {"id": "service", "clientData": {"n": 1}, "serverData": {"role": "admin"}},
     "none for the client": {"id": "null", "clientData": None},
 }
+
+
+class TestTokens(AuthenticationConformance):
+    plugin_class = TokenAuthentication
+
+    @pytest.fixture
+    def options(self) -> Any:
+        return {"tokens": TOKENS}
+
+    @pytest.fixture
+    def login(self) -> Any:
+        return {"token": "secret of alice"}
+
+    @pytest.fixture
+    def refused_logins(self) -> Any:
+        return [{"token": "secret of bob"}, {"token": "SECRET OF ALICE"}]
+
+
+class TestOwnNames(PermissionConformance):
+    plugin_class = OwnNamesPermission
+
+    @pytest.fixture
+    def allowed(self) -> Any:
+        return [Message(Topic.EVENT, EventAction.EMIT, name=name) for name in ("user", "chat/user")]
+
+    @pytest.fixture
+    def refused(self) -> Any:
+        return [Message(Topic.EVENT, EventAction.EMIT, name=name) for name in ("users", "chat/other")]
 
 
 def tokens(**options: Any) -> TokenAuthentication:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from dsfast import ConnectionEndpoint, HttpError, HttpMeta, HttpService, Plugin, Socket
+from dsfast.endpoints.own_protocol import OwnProtocolEndpoint
 from dsfast.plugin import ConnectionListener
+from dsfast.protocol import Message
 
 
 class Lines(ConnectionEndpoint):
@@ -21,6 +23,17 @@ class Lines(ConnectionEndpoint):
 
     def get_client_versions(self) -> Mapping[str, Set[str]]:
         return {"lines": {"1"}}
+
+
+class Words(OwnProtocolEndpoint):
+    description = "words"
+
+    def parse(self, frame: str) -> list[Message]:
+        topic, action, name = frame.split()
+        return [Message(int(topic), int(action), name=name)]
+
+    def encode(self, message: Message) -> str | None:
+        return f"{message.topic} {message.action} {message.name}" if message.name else None
 
 
 class Port(HttpService):

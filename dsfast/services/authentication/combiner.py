@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from dsfast.config import Config
     from dsfast.services import Services
 
-__all__ = ["FAR", "TOO_MANY_FAILED", "AuthenticationCombiner"]
+__all__ = ["FAR", "FAULT", "TOO_MANY_FAILED", "AuthenticationCombiner"]
 
 FAR = 1 << 40
 """A unix time that no server lives to see."""
 TOO_MANY_FAILED = "too many failed logins, try again later"
+FAULT = AuthResult(False)
+"""The answer when an authentication has failed to do its work, for endpoints that can say so."""
 
 
 class AuthenticationCombiner(Combined[Authentication], Authentication):
@@ -62,7 +64,7 @@ class AuthenticationCombiner(Combined[Authentication], Authentication):
             result = await self._ask(connection_data, auth_data)
         except _FaultError as fault:
             self.logger.error("AUTH_ERROR", str(fault))
-            result = AuthResult(False)
+            result = FAULT
             self._limiter.give_back(address)
         if result.is_valid:
             self._limiter.give_back(address)

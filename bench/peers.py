@@ -192,7 +192,7 @@ class Nats(Peer):
     protocol = "nats"
 
     def install(self) -> None:
-        _debian_package("nats-server", "nats-server")
+        debian_package("nats-server", "nats-server")
 
     def command(self, start: Start) -> list[str]:
         config = start.directory / "nats.conf"
@@ -224,7 +224,7 @@ class Redis(Peer):
     protocol = "redis"
 
     def install(self) -> None:
-        _debian_package("redis-server", "redis-server")
+        debian_package("redis-server", "redis-server")
 
     def command(self, start: Start) -> list[str]:
         return ["redis-server", "--port", str(start.port), "--bind", "127.0.0.1", "--save", "",
@@ -246,7 +246,7 @@ class Mosquitto(Peer):
     protocol = "mqtt"
 
     def install(self) -> None:
-        _debian_package("mosquitto", "mosquitto")
+        debian_package("mosquitto", "mosquitto")
 
     def command(self, start: Start) -> list[str]:
         config = start.directory / "mosquitto.conf"
@@ -354,7 +354,8 @@ def _output(command: list[str]) -> str:
     return done.stdout.strip()
 
 
-def _debian_package(program: str, package: str) -> None:
+def debian_package(program: str, package: str) -> None:
+    """Install a program of Debian's, if it is missing. Raises BenchError if that cannot be done."""
     if shutil.which(program, path=SEARCHED) is not None:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:

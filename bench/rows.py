@@ -96,7 +96,7 @@ def _other_protocols() -> list[Row]:
     """The text protocol should reach three quarters of the binary one; JSON is measured for information."""
     absent = {
         "upstream": "cannot serve text frames in ws mode",
-        **dict.fromkeys(("nats", "redis", "broadcaster"), "has its own protocol only"),
+        **dict.fromkeys(("nats", "redis", "mosquitto", "broadcaster"), "has its own protocol only"),
     }
     fanout = _event("fanout-100", "fan-out 1→100, 64 B", 4.5e6, 6.75e6, subscribers=100)
     ingest = Row("ingest", "events", "pipelined publishes, no subscriber, 64 B", "ingest", {"payload": 64},

@@ -39,7 +39,7 @@ class Api:
 
     async def post(self, data: Any, path: str = "/api", **headers: str) -> Response:
         """POST of a JSON value, or of bytes as they are."""
-        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        body = data if isinstance(data, bytes) else json.dumps(data, separators=(",", ":")).encode()
         given = {k.replace("_", "-"): v for k, v in headers.items()}
         return await self.request("POST", path, body, JSON_TYPE | given)
 

@@ -1,9 +1,9 @@
 """The server that the JavaScript client cases in ``tests/js`` run against.
 
-``python tests/js_server.py [--port N] [--config JSON]`` starts dsfast with the permissions below and, unless
-the configuration has ``auth``, the users below. It prints one JSON line ``{"ready": true, "port": N}``;
-SIGTERM stops it. Records are kept in a temporary directory. In the configuration, ``websocket`` stands for
-the options of the websocket endpoint.
+``python tests/js_server.py [--port N] [--config JSON]`` starts dsfast with the users and permissions below,
+unless the configuration has ``auth`` or ``permission``. It prints one JSON line ``{"ready": true, "port":
+N}``; SIGTERM stops it. Records are kept in a temporary directory. In the configuration, ``websocket`` stands
+for the options of the websocket endpoints.
 ``tests/js/oracle/server.mjs`` is the same for the reference server.
 """
 
@@ -116,7 +116,8 @@ async def main() -> None:
         )
         if "auth" not in config:
             server.set("authentication", TestAuthentication({}, server.get_services(), server.get_config()))
-        server.set("permission", TestPermission({}, server.get_services(), server.get_config()))
+        if "permission" not in config:
+            server.set("permission", TestPermission({}, server.get_services(), server.get_config()))
         await server.start()
         print(json.dumps({"ready": True, "port": port}), flush=True)
         await stop.wait()

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from wire import BINARY, TIMEOUT, Client, Running, frame, serve
@@ -212,13 +212,18 @@ class MqttRunning:
 
 @contextlib.asynccontextmanager
 async def serve_mqtt(
-    config: dict[str, Any] | None = None, *, options: dict[str, Any] | None = None, **services: Any
+    config: dict[str, Any] | None = None,
+    *,
+    options: dict[str, Any] | None = None,
+    endpoints: Sequence[dict[str, Any]] = (),
+    **services: Any,
 ) -> AsyncIterator[MqttRunning]:
     """A server with binary, JSON and MQTT clients; ``options`` are those of the MQTT endpoint."""
-    endpoints = [
+    all_endpoints = [
         {"type": "ws-binary"},
         {"type": "ws-json"},
         {"type": "mqtt", "options": {"host": "127.0.0.1", "port": 0, **(options or {})}},
+        *endpoints,
     ]
-    async with serve({"connectionEndpoints": endpoints, **(config or {})}, **services) as running:
+    async with serve({"connectionEndpoints": all_endpoints, **(config or {})}, **services) as running:
         yield MqttRunning(running)

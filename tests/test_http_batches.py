@@ -264,11 +264,8 @@ async def test_answers_to_head_and_other_methods() -> None:
     async with serve_http() as (_, api):
         await api.one(record("write", data={"a": 1}))
         response = await api.request("HEAD", "/api/record/r")
-        assert (response.status, response.headers["etag"], response.headers["content-length"]) == (
-            200,
-            '"1"',
-            "11",
-        )
+        assert (response.status, response.headers["etag"]) == (200, '"1"')
+        assert response.headers["content-length"] == str(len((await api.get("/api/record/r")).body))
         response = await api.request("PUT", "/api", b"{}", JSON_TYPE)
         assert (response.status, text(response)) == (
             405,

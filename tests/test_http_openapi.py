@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from dsfast._core.jif import scan
 from dsfast._core.json_text import dumps, loads
-from dsfast._core.protocol import encode
+from dsfast._core.protocol import Message, encode
 from dsfast.config.schema import HttpEndpointOptions
 from dsfast.endpoints.http.jif import JifError, parse
 from dsfast.endpoints.http.openapi import document
@@ -88,6 +89,100 @@ def test_what_the_document_allows_is_what_is_taken(element: Any) -> None:
     else:
         assert ELEMENT.is_valid(element)
         assert encode(message)
+
+
+@st.composite
+def spaced(draw: Any) -> tuple[list[Any], str]:
+    """Elements, and a request with them that is JSON with spaces where they may be."""
+    batch = draw(st.lists(elements | near_misses() | usual, min_size=1, max_size=4))
+    space = draw(st.sampled_from(["", " ", "\n\t \r"]))
+    separators = (f"{space},{space}", f"{space}:{space}")
+    rest = draw(st.sampled_from([{}, {"token": "t"}, {"authData": {"a": [1, '}"']}}, {"x": ['\\"', {}]}]))
+    text = json.dumps({**rest, "body": batch}, separators=separators, ensure_ascii=draw(st.booleans()))
+    return batch, space + text.replace("[", "[" + space).replace("{", "{" + space)
+
+
+usual = st.builds(
+    lambda name, data, version: {
+        "topic": "record", "action": "write", "recordName": name, "data": data, "version": version,
+    },
+    st.text(min_size=1, max_size=3), st.dictionaries(st.text(max_size=3), values, max_size=3),
+    st.integers(-1, 5),
+)  # fmt: skip
+
+
+def fields(messages: list[Message]) -> list[dict[str, Any]]:
+    """What is in messages; of data the value, since the fast way leaves the text as it is."""
+    return [{**message.to_dict(), "data": message.payload()} for message in messages]
+
+
+@settings(max_examples=int(EXAMPLES) * 20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(spaced())
+def test_the_fast_way_reads_what_the_slow_one_does(request: tuple[list[Any], str]) -> None:
+    batch, body = request
+    try:
+        raw = body.encode()
+        found = scan(raw)
+    except UnicodeEncodeError:
+        return
+    if found is None:
+        return
+    data = loads(raw)  # the spaces may have come into texts
+    assert fields(found.messages()) == fields([parse(element) for element in data["body"]])
+    assert len(found) == len(batch)
+    assert (found.token is None) is ("token" not in data)
+    assert (None if found.auth_data is None else loads(found.auth_data)) == data.get("authData")
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        {"topic": "event", "action": "emit", "eventName": "e"},
+        {"topic": "event", "action": "emit", "eventName": "é", "data": None},
+        {"topic": "rpc", "action": "make", "rpcName": "r", "data": [1, "]"]},
+        {"topic": "record", "action": "read", "recordName": "r"},
+        {"topic": "record", "action": "head", "recordName": "r"},
+        {"topic": "record", "action": "delete", "recordName": "r"},
+        {"topic": "record", "action": "write", "recordName": "r", "data": {}, "version": 0},
+        {"topic": "record", "action": "write", "recordName": "r", "data": [], "path": ""},
+        {
+            "topic": "record",
+            "action": "write",
+            "recordName": "r",
+            "data": 1,
+            "path": "a",
+            "version": 2147483647,
+        },
+        {"topic": "list", "action": "read", "listName": "l"},
+        {"topic": "list", "action": "delete", "listName": "l"},
+    ],
+)
+def test_usual_elements_take_the_fast_way(element: Any) -> None:
+    body = json.dumps({"body": [element] * 2}, ensure_ascii=False).encode()
+    found = scan(body)
+    assert found is not None
+    assert fields(found.messages()) == fields([parse(element)] * 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{}", b"[]", b"5", b"{", b'{"body":[]}', b'{"body":{}}', b'{"body":[5]}', b'{"body":[{}]}',
+        b'{"body":[{"topic":"event","action":"emit","eventName":"\\u0041"}]}',
+        b'{"body":[{"topic":"event","action":"emit","eventName":""}]}',
+        b'{"body":[{"topic":"event","action":"emit","eventName":"e","eventName":"e"}]}',
+        b'{"body":[{"topic":"event","action":"emit","eventName":"e"}],"body":[]}',
+        b'{"body":[{"topic":"event","action":"emit","eventName":"e"}],"token":"a","token":"b"}',
+        b'{"body":[{"topic":"record","action":"write","recordName":"r","data":{},"version":2147483648}]}',
+        b'{"body":[{"topic":"record","action":"write","recordName":"r","data":{},"version":1.0}]}',
+        b'{"body":[{"topic":"record","action":"write","recordName":"r","data":5}]}',
+        b'{"body":[{"topic":"record","action":"read","recordName":"r","data":{}}]}',
+        b'{"body":[{"topic":"list","action":"head","listName":"l"}]}',
+        b'{"bod\\u0079":[]}',
+    ],
+)  # fmt: skip
+def test_all_else_takes_the_slow_way(body: bytes) -> None:
+    assert scan(body) is None
 
 
 async def test_the_document() -> None:

@@ -1,7 +1,7 @@
 """The HTTP API against that of the reference server: same request, same answer.
 
-Runs with ``DSFAST_ORACLE=1`` after ``npm ci`` in ``tests/js/oracle``. What differs on purpose says why, and has
-to differ.
+Runs with ``DSFAST_ORACLE=1`` after ``npm ci`` in ``tests/js/oracle``. What differs on purpose says why, and
+has to differ.
 """
 
 from __future__ import annotations

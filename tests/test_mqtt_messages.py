@@ -198,6 +198,43 @@ async def test_names_that_mqtt_does_not_have_are_not_delivered(name: str) -> Non
         await a.fence()
 
 
+async def test_http_and_mqtt_clients_share_events_and_records() -> None:
+    async with serve_mqtt(endpoints=[{"type": "http"}]) as s:
+        a, b = await s.login("a"), await s.login("b")
+        await a.subscribe("t/1", ("r", 1))
+        request = {
+            "body": [
+                {"topic": "event", "action": "emit", "eventName": "t/1", "data": {"x": 1}},
+                {"topic": "record", "action": "write", "recordName": "r", "data": {"y": 2}},
+                {"topic": "record", "action": "write", "recordName": "r", "path": "z", "data": 3},
+                {"topic": "record", "action": "delete", "recordName": "r"},
+            ]
+        }
+        answer = await post(s, request)
+        assert answer["result"] == "SUCCESS", answer
+        assert [(await a.message()).payload for _ in range(4)] == [
+            b'{"x":1}',
+            b'{"y":2}',
+            b'{"y":2,"z":3}',
+            b"",
+        ]
+        b.send(publish("r", b'{"m": 4}', retain=True, qos=1))
+        await b.expect(ack(PUBACK, 1))
+        answer = await post(s, {"body": [{"topic": "record", "action": "read", "recordName": "r"}]})
+        assert answer["body"][0]["data"] == {"m": 4}
+
+
+async def post(s: MqttRunning, request: Any) -> Any:
+    client = await s.server.connect()
+    body = json.dumps(request).encode()
+    head = f"POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
+    client.write(head.encode() + body)
+    response = await client.response()
+    assert response.status == 200, response.body
+    return json.loads(response.body)
+
+
 # --- retained messages
 
 
@@ -265,6 +302,18 @@ async def test_an_empty_retained_payload_deletes_the_record(tmp_path: Any) -> No
         await v.expect(
             Topic.RECORD, RecordAction.RECORD_NOT_FOUND, name="t", original_action=3, is_error=True
         )
+
+
+async def test_a_client_with_many_unanswered_writes_is_read_again_when_they_are(tmp_path: Any) -> None:
+    storage = {"type": "sqlite", "options": {"path": str(tmp_path / "x.db")}}
+    async with serve_mqtt({"storage": storage}) as s:
+        a = await s.login("a")
+        for _ in range(2):
+            for i in range(3000):
+                a.send(publish(f"t/{i % 10}", b'{"a":%d}' % i, retain=True))
+            a.send(publish("t/0", b'{"a":0}', retain=True, qos=1))
+            await a.expect(ack(PUBACK, 1))
+            await a.fence()
 
 
 async def test_acknowledgements_keep_the_order_of_the_publishes(tmp_path: Any) -> None:
@@ -429,6 +478,67 @@ async def test_a_filter_is_granted_if_the_event_or_the_record_is(late: bool) -> 
         a.send(unsubscribe("record", "event", "neither", "both"))
         await a.receive()
         assert registries["event"].names() == registries["record"].names() == []
+
+
+async def test_many_filters_may_wait_for_their_permission() -> None:
+    async with serve_mqtt(permission=Rules) as s:
+        a = await s.login("a")
+        rules_of(s).gate = gate = asyncio.Event()
+        a.send(subscribe(*[f"t/{i}" for i in range(2000)]))
+        for i in range(2, 5):
+            a.send(subscribe("x" * i, id=i), b"\xc0\0")
+        await s.server.until(lambda: len(rules_of(s).asked) >= 1000)
+        gate.set()
+        codes = 0
+        for _ in range(7):
+            first, body = await a.receive()
+            codes += len(body[2:]) if first == SUBACK else 0
+        assert codes == 2003
+        await a.fence()
+
+
+class Destroyer(Permission):
+    """Ends another connection while it is asked about a message."""
+
+    description = "destroyer"
+    victims: list[Any] = []
+
+    def can_perform_action(self, socket: Socket, message: Message) -> bool:
+        if message.data is not None and b"now" in message.data and self.victims:
+            self.victims.pop().destroy()
+        return True
+
+
+async def test_a_will_in_the_middle_of_a_publish() -> None:
+    async with serve_mqtt(permission=Destroyer) as s:
+        a, w = await s.login("a", user="A"), await s.login("w", user="W")
+        await w.subscribe("t", ("gone", 1), "+")
+        for i in range(5):
+            await s.login(f"v{i}", user=f"V{i}", will=("gone", b"will " * 200 * i + b"\xff", 0, False))
+            Destroyer.victims = [c for c in s.endpoint.core.connections if c.user_id == f"V{i}"]
+            payload = b"now " * 50 * (5 - i) + b"\xfe"
+            a.send(publish("t", payload))
+            messages = [await w.message(), await w.message()]
+            assert {m.topic: m.payload for m in messages} == {
+                "gone": b"will " * 200 * i + b"\xff",
+                "t": payload,
+            }
+        await w.fence()
+        assert s.server.log.errors() == []
+
+
+async def test_a_filter_that_is_refused_later_ends() -> None:
+    async with serve_mqtt(permission=Rules) as s:
+        rules, a, b = rules_of(s), await s.login("a"), await s.login("b")
+        assert await a.subscribe("t") == [0]
+        rules.deny(Topic.EVENT, EventAction.SUBSCRIBE, name="t")
+        rules.deny(Topic.RECORD, RecordAction.SUBSCRIBE, RecordAction.READ, name="t")
+        assert await a.subscribe("t") == [128]
+        await s.server.until(lambda: s.server.registries()["event"].names() == [])
+        assert s.server.registries()["record"].names() == []
+        b.send(publish("t"))
+        await b.fence()
+        await a.fence()
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

@@ -467,13 +467,14 @@ async def test_unsubscribed_filters_are_not_kept() -> None:
 # --- slow readers
 
 
-async def test_of_a_slow_reader_qos_0_is_dropped_and_it_goes_on_afterwards() -> None:
+@pytest.mark.parametrize("more", [[], [("other", 1)]], ids=["plain", "personal"])
+async def test_of_a_slow_reader_qos_0_is_dropped_and_it_goes_on_afterwards(more: list[Any]) -> None:
     async with serve_mqtt() as s:
         s.server.router.hub.max_outgoing_bytes = 200_000
         sender, slow = await s.login("s"), await s.open(receive_buffer=4096)
         slow.send(connect("slow"))
         await slow.receive()
-        slow.send(subscribe("t", "r"))
+        slow.send(subscribe("t", "r", *more))
         await slow.receive()
         payload = b"x" * 1000
         while not s.server.router.hub.stats()["dropped"]:

@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire import TEXT, TIMEOUT, Client, Users, frame, serve
 
@@ -446,7 +446,7 @@ async def session(kind: type[Binary], script: list[tuple[str, Message]]) -> dict
     return logs
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_a_session_has_the_same_effects_over_every_protocol(script: list[tuple[str, Message]]) -> None:
     expected = asyncio.run(session(Binary, script))

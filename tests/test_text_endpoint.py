@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire import BINARY, CLOSE, TEXT, Client, Users, frame, serve
 
@@ -158,6 +158,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(json_values)
 def test_a_value_survives_the_text_protocol(value: Any) -> None:
     typed = to_typed(json.dumps(value).encode())

@@ -33,6 +33,7 @@ class Hub:
     writes: int
     slow_closed: int
     conflations: int
+    dropped: int
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -131,6 +131,7 @@ cdef class MqttBroker(EmitWatch):
     cdef dict matching(self, bytes topic)
     cdef int wildcards(self, Connection c, const Msg *m, Subject subject) except -1
     cdef int give(self, Session session, bytes topic, bytes payload, int qos) except -1
+    cdef bint spares(self, Connection c, const Msg *m) except -1
     cdef int to_listeners(self, Subject subject, Peer skip, bint holding, bytes topic, bytes payload) except -1
     cdef bint payload_of(self, const Msg *m, Slice *payload) except -1
     cdef int answered(self, Client k, const Msg *m, Buf *out) except -1

@@ -57,6 +57,7 @@ cdef enum:
     UNANSWERED = 1000           # publishes of one client, before it is not read any more
     UNDECIDED = 1000            # deliveries to one client
     KEPT_MATCHES = 10_000
+    KEPT_BUFFER = 64 * 1024
 
 # What the correlation id of an EMIT begins with; then follows the payload as it came.
 cdef enum:
@@ -432,6 +433,18 @@ cdef class MqttBroker(EmitWatch):
             return 0
         return session.write(<MqttProtocol>c.protocol, c, 0, PUBLISH, topic, payload, NULL)
 
+    cdef bint spares(self, Connection c, const Msg *m) except -1:
+        """Whether a slow reader does without a message of QoS 0, or gets the newest state of its record later."""
+        cdef Subject subject
+        if c.waiting_bytes() <= self.hub.max_outgoing_bytes // 2:
+            return False
+        if m.topic == T_RECORD and m.i[I_ACTION] != REC_DELETED:
+            subject = self.records.find(m.s[S_NAME].p, m.s[S_NAME].n)
+            if subject is not None:
+                return self.hub.absorb(c, subject)
+        self.hub.dropped += 1
+        return True
+
     cdef int to_listeners(self, Subject subject, Peer skip, bint holding, bytes topic, bytes payload) except -1:
         """Give an event to those MQTT clients that subscribe to the record of its name too, or do not."""
         cdef Subject record = None
@@ -500,6 +513,9 @@ cdef class MqttBroker(EmitWatch):
         if has_text(m, S_CORRELATION_ID) and k.pending is not None:
             key = m.s[S_CORRELATION_ID].p[:m.s[S_CORRELATION_ID].n]
             waiting = k.pending.pop(key, None)
+            if k.paused and len(k.pending) < UNANSWERED // 2 and k.connection is not None:
+                k.paused = False
+                self.hub.loop.call_soon(go_on_reading, k.connection)
         if waiting is None and k.deletes and has_text(m, S_NAME) and (
                 original == REC_DELETE if failed else action == REC_DELETE_SUCCESS and m.topic == T_RECORD):
             key = m.s[S_NAME].p[:m.s[S_NAME].n]
@@ -544,11 +560,6 @@ cdef class MqttBroker(EmitWatch):
             id[0] = <char>(ack.id >> 8)
             id[1] = <char>(ack.id & 255)
             (<MqttProtocol>c.protocol).send_packet(c, ack.kind, id, 2, out)
-        if k.paused and len(k.pending) < UNANSWERED // 2 and c.state == ST_OPEN:
-            k.paused = False
-            if c.reading_paused and not c.waiting:
-                c.reading_paused = False
-                c.transport.resume_reading()
         return 0
 
     def tell_late(self, Connection c, bytes topic, bytes payload):
@@ -573,8 +584,18 @@ cdef class MqttBroker(EmitWatch):
         if request.kind == SUBACK and not part.granted:
             request.codes[part.index] = REFUSED
             session.drop_filter(part.text)
+            self.hub.loop.call_soon(self.end_filter, session, part.text)
         request.open -= 1
         return finish_request(k.connection, request, out)
+
+    def end_filter(self, Session session, bytes text):
+        """A filter was refused that may have been granted before."""
+        cdef Connection peer = session.peer()
+        if peer is None or text in session.exact:
+            return
+        for registry in (self.events, self.records):
+            if registry is not None:
+                (<Registry>registry).unsubscribe(peer, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
     cdef int lost(self, Session session, const Msg *m) except -1:
         """New permission rules have ended a subscription."""
@@ -790,6 +811,13 @@ cdef int forget_session(MqttBroker broker, Session session) except -1:
     return broker.forget(session) if session.client is None else 0
 
 
+def go_on_reading(Connection c not None):
+    """Enough of what this client has asked for is answered."""
+    if c.state == ST_OPEN and c.reading_paused and not c.waiting:
+        c.reading_paused = False
+        c.transport.resume_reading()
+
+
 cdef int finish_request(Connection c, Request request, Buf *out) except -1:
     """Answer a SUBSCRIBE or UNSUBSCRIBE once everything it asks for is decided."""
     cdef bytes body
@@ -797,6 +825,15 @@ cdef int finish_request(Connection c, Request request, Buf *out) except -1:
         return 0
     body = request.id.to_bytes(2, "big") + bytes(request.codes)
     return (<MqttProtocol>c.protocol).send_packet(c, request.kind, PyBytes_AS_STRING(body), <size_t>len(body), out)
+
+
+cdef void give_back(Buf *home, Buf *taken) noexcept:
+    """Keep a buffer for the next time, unless there is another one or it has become large."""
+    if home.p == NULL and taken.cap <= KEPT_BUFFER:
+        home[0] = taken[0]
+        home.n = 0
+    else:
+        buf_free(taken)
 
 
 cdef inline bint take(const char *p, size_t n, size_t *at, Slice *s) noexcept nogil:
@@ -1076,6 +1113,7 @@ cdef class MqttProtocol(Protocol):
         """Publish an event as this client; ``mark``: what to put into the correlation id, for JSON."""
         cdef Msg m
         cdef bytes text
+        cdef Buf[3] taken
         if self.broker.events is None:
             return 0
         start(&m, T_EVENT, EVENT_EMIT)
@@ -1101,7 +1139,16 @@ cdef class MqttProtocol(Protocol):
         encode_msg(&m, &raw_buf)
         m.canonical = True
         m.body = m.end = raw_buf.p
-        return c.on_message(&m, raw_buf.p, raw_buf.n)
+        # Foreign code may be asked on the way and end a connection, whose last will is published from here too.
+        taken[0], taken[1], taken[2] = raw_buf, text_buf, mark_buf
+        raw_buf.p = text_buf.p = mark_buf.p = NULL
+        raw_buf.cap = text_buf.cap = mark_buf.cap = 0
+        try:
+            return c.on_message(&m, taken[0].p, taken[0].n)
+        finally:
+            give_back(&raw_buf, &taken[0])
+            give_back(&text_buf, &taken[1])
+            give_back(&mark_buf, &taken[2])
 
     cdef int retain(self, Connection c, Client k, const char *name, Py_ssize_t n, const char *payload, Py_ssize_t size,
                     int kind, uint16_t id) except -1:
@@ -1257,9 +1304,8 @@ cdef class MqttProtocol(Protocol):
         request.codes = bytearray()
         request.open = 1
         for text in unwanted:
-            exact = text in k.session.exact
             k.session.drop_filter(text)
-            if not exact:
+            if filter_kind(text) == FILTER_WILD or (broker.events is None and broker.records is None):
                 continue
             part = Part()
             part.client = k
@@ -1347,6 +1393,8 @@ cdef class MqttProtocol(Protocol):
         if session is None:
             return 0
         qos = session.qos_of(m.s[S_NAME].p[:m.s[S_NAME].n]) if session.reliable else 0
+        if qos == 0 and not current and c.blocked and self.broker.spares(c, m):
+            return 0
         if qos == 0:
             return self.put_publish(out, PUBLISH | (RETAIN if current else 0), m.s[S_NAME].p, m.s[S_NAME].n, 0,
                                     payload.p, payload.n)

@@ -12,6 +12,6 @@ class Owner(Interface):
     def log_exception(self, text: str, error: Exception) -> None: ...
 
 class PluginProtocol(Protocol):
-    """``owner.parse(frame)`` gives the messages of a frame, ``owner.encode(message)`` the frames of a message."""
+    """A plugin's ``parse(frame)`` gives messages, its ``encode(message)`` gives frames."""
 
     def __init__(self, number: int, owner: Owner, socket_type: str, binary: bool) -> None: ...

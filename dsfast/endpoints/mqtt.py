@@ -66,6 +66,7 @@ class MqttEndpoint(ClientEndpoint):
         )
         tcp, web = router.protocol(MqttProtocol), router.protocol(MqttStreamProtocol)
         self.broker: MqttBroker = tcp.broker or MqttBroker(router, tcp, web, _Decider.of(router))
+        router.figures["mqtt"] = self.broker.stats
         self.core = self._core(tcp)
         self.core.framed = False
         proxies = Proxies(self.config.http.trusted_proxies, lambda address: None)

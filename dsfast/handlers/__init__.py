@@ -64,6 +64,8 @@ class MessageRouter(Router):
         record = handlers.get(Topic.RECORD)
         self.record_handler = record if isinstance(record, RecordHandler) else None
         self.revalidation = revalidation
+        self.figures: dict[str, Callable[[], dict[str, Any]]] = {}
+        """More counters for :meth:`stats`, by what they are about."""
         self._listens = listens
         self._codecs: dict[Any, Codec] = {}
         if gate is not None:
@@ -125,8 +127,9 @@ class MessageRouter(Router):
         }
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the hub and the memory cache."""
+        """Counters of the hub, the memory cache and others."""
         stats: dict[str, Any] = {"hub": self.hub.stats()}
+        stats |= {name: figures() for name, figures in self.figures.items()}
         if self.record_handler is not None and self.record_handler.cache is not None:
             stats["cache"] = self.record_handler.cache.stats()
         return stats

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from dsfast._core.connection import Connection, Endpoint, VirtualConnection
+from dsfast._core.jif import Batch, Scanned, scan
+from dsfast._core.json_text import loads
 from dsfast._core.protocol import Message, RecordAction, Topic
 from dsfast.endpoints.core_endpoint import CoreEndpoint
 from dsfast.endpoints.http.answers import Answers
-from dsfast.endpoints.http.batch import Batch, Login
 from dsfast.endpoints.http.jif import JifError, parse
-from dsfast.endpoints.http.login import Logins, auth_data_of
+from dsfast.endpoints.http.login import Login, Logins, auth_data_of
 from dsfast.endpoints.http.openapi import document
 from dsfast.endpoints.http.stream import Streams
 from dsfast.plugin import HttpError, HttpMeta, PluginError
@@ -30,6 +31,7 @@ __all__ = ["HttpEndpoint"]
 
 Answer = HttpResponse | Awaitable[Any] | None
 """As a route gives it."""
+USUAL_TYPES = ("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8")
 NOT_ALONE = "Reading records via HTTP GET is not yet implemented, please use a post request instead."
 """Upstream's answer to a GET without the name of a record."""
 NO_BODY = 'Invalid message: the "body" parameter must exist.'
@@ -109,17 +111,30 @@ class HttpEndpoint(CoreEndpoint):
         return json_answer(await self._logins.answer(connection, request, data))
 
     def _post(self, connection: Connection, request: Request) -> Answer:
-        try:
-            data = read_json(request.headers, request.body, self._limit)
-        except BodyError as error:
-            return text_answer(error.status, str(error))
-        if not isinstance(data, dict):
-            data = {}
-        elements = self._elements(data)
-        login = self._logins.begin(connection, request, self._auth_data(data))
+        elements: Scanned | list[Any] | None = self._scan(request)
+        if isinstance(elements, Scanned):
+            auth_data = self._auth_data(_login_data(elements))
+        else:
+            try:
+                data = read_json(request.headers, request.body, self._limit)
+            except BodyError as error:
+                return text_answer(error.status, str(error))
+            if not isinstance(data, dict):
+                data = {}
+            elements = self._elements(data)
+            auth_data = self._auth_data(data)
+        login = self._logins.begin(connection, request, auth_data)
         if isinstance(login, Login):
             return self._run(connection, request, login, elements)
         return self._run_later(connection, request, login, elements)
+
+    def _scan(self, request: Request) -> Scanned | None:
+        """What the core can read alone: the usual requests, in the usual form."""
+        headers = request.headers
+        if headers.get("content-type") not in USUAL_TYPES or "content-encoding" in headers:
+            return None
+        found = scan(bytes(request.body))
+        return found if found is not None and len(found) <= self.options.max_batch_length else None
 
     def _elements(self, data: dict[str, Any]) -> list[Any]:
         elements = data.get("body")
@@ -148,29 +163,25 @@ class HttpEndpoint(CoreEndpoint):
         return {}
 
     async def _run_later(
-        self, connection: Connection, request: Request, login: Awaitable[Login], elements: list[Any]
+        self, connection: Connection, request: Request, login: Awaitable[Login], elements: Scanned | list[Any]
     ) -> HttpResponse | None:
         return self._run(connection, request, await login, elements)
 
     def _run(
-        self, connection: Connection, request: Request, login: Login, elements: list[Any]
+        self, connection: Connection, request: Request, login: Login, elements: Scanned | list[Any]
     ) -> HttpResponse | None:
-        messages: list[Message] = []
-        try:
-            for element in elements:
-                messages.append(parse(element))
-        except JifError as error:
-            text = f"Failed to parse JIF object at index {len(messages)}. Reason: {error}"
-            raise HttpError(400, text) from None
+        if isinstance(elements, list):
+            elements = _messages(elements)
+        batch = Batch(self.core, self._answers, login, elements)
+        body = batch.start()
+        if body is not None:
+            return _json_text(body)
 
         def done(body: bytes) -> None:
             connection.remove_on_close(batch.abandon)
             self._http.respond(connection, request, _json_text(body))
 
-        batch = Batch(self.core, self._answers, login, messages, done)
-        body = batch.start(self.options.request_timeout / 1000, self._log_timeout)
-        if body is not None:
-            return _json_text(body)
+        batch.wait(self.options.request_timeout / 1000, self._log_timeout, done)
         connection.on_close(batch.abandon)
         return None
 
@@ -267,6 +278,28 @@ class HttpEndpoint(CoreEndpoint):
         self, topic: Topic, connection: Connection, request: Request, name: str, login: Login
     ) -> Answer:
         return self._streams.open(connection, request, topic, name, login)
+
+
+def _login_data(scanned: Scanned) -> dict[str, Any]:
+    """What a request says about its login."""
+    data: dict[str, Any] = {}
+    if scanned.auth_data is not None:
+        data["authData"] = loads(scanned.auth_data)
+    if scanned.token is not None:
+        data["token"] = loads(scanned.token)
+    return data
+
+
+def _messages(elements: list[Any]) -> list[Message]:
+    """The messages for some elements. Raises HttpError 400."""
+    messages: list[Message] = []
+    try:
+        for element in elements:
+            messages.append(parse(element))
+    except JifError as error:
+        text = f"Failed to parse JIF object at index {len(messages)}. Reason: {error}"
+        raise HttpError(400, text) from None
+    return messages
 
 
 def _json_text(text: bytes) -> HttpResponse:

@@ -10,12 +10,12 @@ import orjson
 from dsfast._core.json_text import dumps
 from dsfast._core.protocol import EventAction, Message, PresenceAction, RecordAction, RpcAction, Topic
 
-__all__ = ["SUCCESS", "Answers"]
+__all__ = ["Answers"]
 
 SUCCESS = b'{"success":true}'
 _DONE = frozenset(
     {
-        (Topic.EVENT, EventAction.UNSUBSCRIBE),  # the fence behind an event, see Batch
+        (Topic.EVENT, EventAction.UNSUBSCRIBE),  # the fence behind an event (dsfast/_core/jif.pyx)
         (Topic.RECORD, RecordAction.WRITE_ACKNOWLEDGEMENT),
         (Topic.RECORD, RecordAction.DELETE_SUCCESS),
         (Topic.RECORD, RecordAction.NOTIFY),
@@ -43,6 +43,10 @@ class Answers:
 
     def __init__(self, *, names: bool) -> None:
         self._names = names
+        self.timed_out = _cut_off(
+            "Request exceeded timeout before a response was received.", "HTTP_REQUEST_TIMEOUT"
+        )
+        self.too_large = _cut_off("The answers before this one are too large already.", "RESPONSE_TOO_LARGE")
 
     def final(self, message: Message) -> tuple[bool, bytes] | None:
         """Whether a message means success, and the element for it; None if another one will follow."""
@@ -135,10 +139,10 @@ class Answers:
             }
         )
 
-    @staticmethod
-    def cut_off(text: str, event: str) -> bytes:
-        """The element for what was given up."""
-        return dumps({"success": False, "error": text, "errorTopic": "connection", "errorEvent": event})
+
+def _cut_off(text: str, event: str) -> bytes:
+    """The element for what was given up."""
+    return dumps({"success": False, "error": text, "errorTopic": "connection", "errorEvent": event})
 
 
 def _with_data(form: bytes, message: Message, default: bytes | None = None) -> bytes:

@@ -6,10 +6,10 @@ import base64
 import binascii
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dsfast._core.json_text import dumps
-from dsfast.endpoints.http.batch import Login
 from dsfast.plugin import UNSET, AuthResult, HttpError
 from dsfast.services.authentication import OpenAuthentication
 
@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from dsfast.services import Services
     from dsfast.services.http_service.routes import Request
 
-__all__ = ["Logins", "auth_data_of"]
+__all__ = ["Login", "Logins", "auth_data_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who sent a request."""
+
+    user_id: str | None
+    server_data: Any = None
+    client_data: Any = UNSET
+    ends_in: int | None = None
+    """Milliseconds."""
+    connection_data: dict[str, Any] = field(default_factory=dict)
 
 
 class Logins:

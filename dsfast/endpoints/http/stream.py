@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dsfast._core.connection import Connection, Endpoint, VirtualConnection
 from dsfast._core.protocol import EventAction, Message, RecordAction, Topic
 from dsfast._core.sse_protocol import SseProtocol
-from dsfast.endpoints.http.batch import Login
+from dsfast.endpoints.http.login import Login
 from dsfast.handlers.permission import Decision
 from dsfast.plugin import HttpError
 from dsfast.services.http_service.routes import HttpResponse, Request

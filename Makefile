@@ -43,7 +43,7 @@ test: $(VENV)/.built test-tools
 
 fuzz: $(VENV)/.built $(VENV)/.test-packages
 	@DSFAST_FUZZ=$(FUZZ) DSFAST_CYCLES=$(CYCLES) DSFAST_VALVE_DIFF=$(RULES) $(PY) -m pytest -s $(PYTEST_ARGS) \
-		tests/test_protocol.py tests/test_valve_{fuzz,differential}.py tests/test_fuzz.py tests/test_leaks.py
+		tests/test_protocol.py tests/test_valve_{fuzz,differential}.py tests/test_fuzz.py tests/test_leaks.py tests/test_{deflate,proxy_protocol}.py
 
 endure: $(VENV)/.built $(VENV)/.test-packages
 	@DSFAST_KILL_ROUNDS=200 DSFAST_POWER_CUTS=500 DSFAST_STORAGE_EXAMPLES=2000 DSFAST_WAL_SECONDS=600 \

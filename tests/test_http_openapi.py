@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,7 +203,7 @@ async def test_the_document() -> None:
             Draft202012Validator.check_schema(schema)
 
 
-async def test_schemathesis_finds_nothing() -> None:
+async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     async with serve_http() as (s, _):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -218,6 +219,7 @@ async def test_schemathesis_finds_nothing() -> None:
             "--phases=examples,coverage,fuzzing",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            cwd=tmp_path,  # where it keeps what it has found
         )
         async with asyncio.timeout(300):
             out, _ = await process.communicate()

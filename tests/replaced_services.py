@@ -1,4 +1,4 @@
-"""Subscription registry, state registry, locks and cluster registry in plain Python, as an author would do it.
+"""Subscription registry, state registry, locks and cluster registry in plain Python, as an author does it.
 
 Nothing of the built-in ones is used: the acceptance tests run on these as well (test_replaced_services.py).
 """

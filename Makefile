@@ -42,8 +42,9 @@ test: $(VENV)/.built test-tools
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.built $(VENV)/.test-packages
-	@DSFAST_FUZZ=$(FUZZ) DSFAST_CYCLES=$(CYCLES) DSFAST_VALVE_DIFF=$(RULES) $(PY) -m pytest -s $(PYTEST_ARGS) \
-		tests/test_protocol.py tests/test_valve_{fuzz,differential}.py tests/test_fuzz.py tests/test_leaks.py
+	@DSFAST_FUZZ=$(FUZZ) DSFAST_EQUIVALENCE=500 DSFAST_CYCLES=$(CYCLES) DSFAST_VALVE_DIFF=$(RULES) \
+		$(PY) -m pytest -s $(PYTEST_ARGS) tests/test_{protocol,fuzz,protocol_equivalence,leaks}.py \
+		tests/test_valve_{fuzz,differential}.py
 
 endure: $(VENV)/.built $(VENV)/.test-packages
 	@DSFAST_KILL_ROUNDS=200 DSFAST_POWER_CUTS=500 DSFAST_STORAGE_EXAMPLES=2000 DSFAST_WAL_SECONDS=600 \

@@ -43,7 +43,7 @@ test: $(VENV)/.built test-tools
 
 fuzz: $(VENV)/.built $(VENV)/.test-packages
 	@DSFAST_FUZZ=$(FUZZ) DSFAST_EQUIVALENCE=500 DSFAST_CYCLES=$(CYCLES) DSFAST_VALVE_DIFF=$(RULES) \
-		$(PY) -m pytest -s $(PYTEST_ARGS) tests/test_{protocol,fuzz,protocol_equivalence,leaks}.py \
+		$(PY) -m pytest -s $(PYTEST_ARGS) tests/test_{protocol,fuzz,protocol_equivalence,deflate,proxy_protocol,leaks}.py \
 		tests/test_valve_{fuzz,differential}.py
 
 endure: $(VENV)/.built $(VENV)/.test-packages

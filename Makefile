@@ -75,7 +75,7 @@ clean:
 	rm -f dsfast/_core/*.c dsfast/_core/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-test-tools: $(VENV)/.test-packages $(VENV)/.test-servers $(UPSTREAM)/node_modules/.installed $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
+test-tools: $(VENV)/.test-packages $(VENV)/.test-servers $(VENV)/.test-browser $(UPSTREAM)/node_modules/.installed $(if $(wildcard $(JS)/package.json),$(JS)/node_modules/.installed)
 
 # The virtual environment, with what a build needs.
 $(VENV)/.made: tools/system-packages
@@ -98,6 +98,10 @@ $(VENV)/.test-packages: $(VENV)/.packages
 # Databases that the connectors are tested against. Without them those tests are skipped.
 $(VENV)/.test-servers: tools/system-packages
 	@tools/system-packages $(PYTHON) servers && touch $@ || echo "Tests that need them are skipped."
+
+# A browser for tests/test_browser.py, which is skipped without.
+$(VENV)/.test-browser: tools/system-packages
+	@tools/system-packages $(PYTHON) browser && touch $@ || echo "The test that needs it is skipped."
 
 # The compiled core, in place, then the command dsfast.
 $(VENV)/.built: $(VENV)/.packages $(CORE)

@@ -54,7 +54,7 @@ def test_what_is_built_in_and_what_a_package_brings(site, tmp_path):
     assert {entry["version"] for entry in found if entry["source"] == "built in"} == {__version__}
     table = run("plugins", "--kind", "cache", cwd=tmp_path, PYTHONPATH=f"{site}:{ROOT}").stdout.splitlines()
     assert table[0].split() == ["KIND", "NAME", "SOURCE", "PACKAGE"]
-    assert "cache  shiny    shiny:Mine     shiny-plugins 1.2.3" in table
+    assert ["cache", "shiny", "shiny:Mine", "shiny-plugins", "1.2.3"] in [line.split() for line in table]
 
 
 def test_the_library_directory_and_the_configuration(tmp_path):

@@ -26,6 +26,7 @@ def postgres(url: str, schema: str) -> None:
     try:
         import asyncpg  # noqa: PLC0415 - an extra
 
+        from dsfast_plugins.options import OptionError  # noqa: PLC0415
         from dsfast_plugins.postgres.migrate import migrate as run  # noqa: PLC0415
         from dsfast_plugins.postgres.options import postgres_options  # noqa: PLC0415
     except ImportError:
@@ -42,7 +43,10 @@ def postgres(url: str, schema: str) -> None:
             text += f", {len(refused)} in no known layout left: {', '.join(refused[:10])}{more}"
         click.echo(text)
 
-    options, _ = postgres_options({"connectionString": url, "schema": schema})
+    try:
+        options, _ = postgres_options({"connectionString": url, "schema": schema})
+    except OptionError as error:
+        raise click.ClickException(str(error)) from None
     try:
         asyncio.run(run(options, report))
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from dsfast.cli.options import config_option, end_with, load_config
-from dsfast.config.files import resolve_path
 
 if TYPE_CHECKING:
     from dsfast.config import Config
@@ -124,6 +123,8 @@ def _lines(config: Config, port: int, host: str, ssl: tuple[Path, Path] | None) 
 
 def _server(config: Config) -> str:
     """Where nginx reaches the server: what it listens on first."""
+    from dsfast.config.files import resolve_path  # noqa: PLC0415 - not needed for --help
+
     address = config.http.addresses[0]
     if isinstance(address, str):
         return _quoted("unix:" + resolve_path(address, config.source.directory or "."))

@@ -1,6 +1,6 @@
 """What the evaluation of a rule and a whole decision cost, in dsfast and in upstream's classes in Node.
 
-    python -m bench.valve [--seconds 0.5] [--runs 5] [--upstream tests/js/oracle] [--names N] [--json FILE]
+    python -m bench.valve [--seconds 0.5] [--runs 5] [--upstream DIRECTORY] [--names N] [--json FILE]
 
 Within a run the two take turns; shown is the median of the runs. The rule alone is one call of
 ``Rule.allows`` from Python, so about 25 ns of each figure are the call; upstream has a compiled function.
@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.peers import UPSTREAM, Upstream
 from dsfast._core.protocol import EventAction, Message, Topic
 from dsfast._core.valve import Scope, compile_rule
 from dsfast._core.valve_gate import ValveGate
@@ -190,13 +191,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.valve", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.5, help="time of each measurement")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument(
-        "--upstream", type=Path, default=ROOT / "tests/js/oracle", help="where npm installed it"
-    )
+    parser.add_argument("--upstream", type=Path, help="where npm has installed it; default: is done here")
     parser.add_argument("--names", type=int, help="also the memory that so many names take")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args()
-    lines = measure(arguments.runs, arguments.seconds, arguments.upstream.resolve())
+    if arguments.upstream is None:
+        Upstream().install()
+    upstream = (arguments.upstream or UPSTREAM).resolve()
+    lines = measure(arguments.runs, arguments.seconds, upstream)
     print("| row | rule | rule ns | decision ns | target | upstream: rule | decision | times upstream |")
     print("|---|---|---|---|---|---|---|---|")
     columns = ("dsfast_rule", "dsfast_decision", "target", "upstream_rule", "upstream_decision")
